@@ -1,0 +1,117 @@
+"""The engine contract: who turns prompts into completions and log-probabilities.
+
+An engine holds exactly one policy. It does not know studies, iterations, tasks or Dagster, and it
+does not write files: callers cut the work into chunks and store what comes back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How completions are drawn; the names and meanings of vLLM's `SamplingParams`.
+
+    Attributes:
+        n: Completions a prompt.
+        temperature: 0.0 is greedy decoding.
+        top_p: Nucleus mass, after temperature.
+        top_k: -1 for all tokens.
+        max_tokens: Longest completion in tokens; one that reaches it has finish reason `length`.
+        stop: Strings that end a completion; not part of its text.
+        seed: Root seed. The draw of sample j of prompt key k depends on (seed, k, j) alone, so
+            batching, order and resumption change nothing (up to float rounding of the forward pass).
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    max_tokens: int = 16
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt and the key its random stream is derived from."""
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One draw.
+
+    Attributes:
+        text: Decoded completion, without stop string and special tokens.
+        num_tokens: Sampled tokens, the end-of-sequence token included.
+        logprob: Sum over sampled tokens of log pi(token | prefix) under the policy itself
+            (temperature 1, no truncation), in nats.
+        finish_reason: `stop` (end token or stop string) or `length`.
+    """
+
+    text: str
+    num_tokens: int
+    logprob: float
+    finish_reason: FinishReason
+
+
+@dataclass
+class Usage:
+    """What an engine has done since it started; counters only grow."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens whose keys and values were shared instead of computed again."""
+    seconds: float = 0.0
+    """Wall seconds inside engine calls, start-up not counted."""
+    num_parameters: int = 0
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """One policy, ready to answer."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Completion]]:
+        """`sampling.n` completions for each prompt, in the order of the prompts."""
+        ...
+
+    def label_logprobs(self, prompts: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+        """Log-probability of each label as the continuation of each prompt.
+
+        Summed over all tokens of the label. Shared token prefixes of neighbouring prompts are
+        computed once: callers order prompts so that those with a common beginning are adjacent.
+
+        Returns:
+            Nats, float64, shape (num_prompts, num_labels).
+        """
+        ...
+
+    def sequence_logprobs(self, prompts: Sequence[str], completions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Summed log-probability of each completion given its prompt, and its number of tokens.
+
+        Returns:
+            Nats float64 and counts int64, each of shape (num_prompts,).
+        """
+        ...
+
+    def usage(self) -> Usage:
+        """Counters since the engine started."""
+        ...
+
+    def close(self) -> None:
+        """Give memory and process back; calling it twice is harmless."""
+        ...
+
+
+class EngineError(RuntimeError):
+    """An engine could not start or died; the message says what to change."""

@@ -1,0 +1,90 @@
+"""What a task is: prompts with references, their rendering for each role, and how an answer is graded.
+
+A task never sees a model. It does not sample, does not batch and does not know how a policy is
+served; graders that need isolation or time limits live beside the task that needs them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+Split = Literal["train", "eval"]
+PromptStyle = Literal["pico", "text", "chat"]
+"""How prompts are written: `pico` for policies pre-trained here, `text` for base models, `chat` for tuned ones."""
+
+Status = Literal["scored", "unparsed", "truncated", "engine_error", "grader_error"]
+"""Why a value is there or missing. Only `scored` and `truncated` rows carry a utility (truncated: 0)."""
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One prompt of a task before rendering.
+
+    Attributes:
+        prompt_id: Natural key, unique within task and split, stable over runs and iterations.
+        split: Which split the row belongs to; a row never changes its split.
+        question: The bare question, as the task states it.
+        reference: The gold answer in the form `Task.grade` reads; never rendered into a generation prompt.
+        columns: Further columns for slices (difficulty, subject, level); plain scalars.
+    """
+
+    prompt_id: str
+    split: Split
+    question: str
+    reference: str
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Grade:
+    """The verdict of a grader on one completion.
+
+    Attributes:
+        utility: u(x, y) in [0, 1] under flexible extraction; `None` where the grader failed.
+        strict_utility: The same under strict extraction (the format the prompt asked for).
+        status: `scored`, `unparsed` (no answer found, utility 0.0) or `grader_error` (utility `None`).
+        extracted: The answer that was graded, normalised so that equal answers are equal strings
+            (majority votes and distinct-answer counts use it); `None` where none was found.
+        rule: Name of the extraction rule and grading tier that decided, e.g. `boxed/numeric`.
+        detail: What went wrong, for `grader_error`.
+    """
+
+    utility: float | None
+    strict_utility: float | None
+    status: Status
+    extracted: str | None
+    rule: str
+    detail: str | None = None
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A data set with its prompts and its utility."""
+
+    name: ClassVar[str]
+    grader_version: ClassVar[str]
+    """Raised when a grade may change; part of the fingerprint of utilities."""
+
+    def rows(self, split: Split, num_rows: int, seed: int) -> list[TaskRow]:
+        """`num_rows` distinct rows of one split, the same for the same seed.
+
+        Raises:
+            TaskDataError: If the data is missing or holds fewer rows; says which file and what to do.
+        """
+        ...
+
+    def generation_prompt(self, row: TaskRow, style: PromptStyle) -> str:
+        """The text a policy answers."""
+        ...
+
+    def stop(self, style: PromptStyle) -> tuple[str, ...]:
+        """Stop strings that end an answer in this style, beside the end-of-sequence token."""
+        ...
+
+    def grade(self, references: Sequence[str], completions: Sequence[str]) -> list[Grade]:
+        """Grade completions against their references, row by row; never raises for a bad completion."""
+        ...
+
+
+class TaskDataError(ValueError):
+    """The data of a task is missing, unreadable or too small; the message says where and what to do."""
