@@ -81,6 +81,18 @@ class Task(Protocol):
         """Stop strings that end an answer in this style, beside the end-of-sequence token."""
         ...
 
+    def verification_prompt(self, row: TaskRow, completion: str, method: str, style: PromptStyle) -> str:
+        """The text by which a verifier judges one completion, for one verification method.
+
+        Ordered [few-shot][question][answer][method], so that verifications of one prompt share a prefix.
+        The completion is untrusted: implementations neutralise delimiters and markers inside it.
+        """
+        ...
+
+    def verdict_labels(self, style: PromptStyle) -> tuple[str, str]:
+        """The continuations that mean (correct, incorrect) for multiple choice."""
+        ...
+
     def grade(self, references: Sequence[str], completions: Sequence[str]) -> list[Grade]:
         """Grade completions against their references, row by row; never raises for a bad completion."""
         ...
