@@ -1,0 +1,437 @@
+"""The Study: one YAML file that says everything which changes the numbers of a run, and nothing else.
+
+Plain data with validation. It does not say where things run: engine, device, batch sizes and folders are
+resources, so that the same study has the same fingerprint on a laptop and on a cluster. It does not load
+models or data; what needs them (a missing data file, a missing checkpoint) is found when a stage opens them.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+SELF = "self"
+BASE = "base"
+DEFAULT_KS = (1, 8, 32)
+
+
+class StudyError(ValueError):
+    """A study that cannot be read; the message names file, field, what was found and what is allowed."""
+
+
+class Spec(BaseModel):
+    """Base of all parts of a study: unknown fields are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class TaskSpec(Spec):
+    """One task of the study."""
+
+    name: str
+    """Name in the task catalogue (`si-dagster tasks` lists them)."""
+    options: dict[str, Any] = {}
+    """Options of that task, for example `num_blanks` of sudoku4 or `path` of a local data file."""
+
+
+class PretrainRecipe(Spec):
+    """A pico policy pre-trained from scratch, on synthetic text that teaches both roles."""
+
+    hidden_size: int = Field(default=128, ge=8)
+    num_hidden_layers: int = Field(default=4, ge=1)
+    num_attention_heads: int = Field(default=4, ge=1)
+    intermediate_size: int = Field(default=384, ge=8)
+    max_position_embeddings: int = Field(default=256, ge=32)
+    max_steps: int = Field(default=500, ge=1)
+    """Optimiser steps."""
+    per_device_train_batch_size: int = Field(default=128, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
+    weight_decay: float = Field(default=0.01, ge=0)
+    verification_fraction: float = Field(default=0.7, ge=0, le=1)
+    """Share of pre-training examples that teach verification."""
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of 2 x num_attention_heads "
+                f"({2 * self.num_attention_heads})"
+            )
+        return self
+
+
+class ModelSpec(Spec):
+    """One policy family of the study: where f_0 comes from."""
+
+    name: str
+    pretrain: PretrainRecipe | None = None
+    """Train the base here, from scratch. Exactly one of `pretrain` and `path`."""
+    path: str | None = None
+    """Hugging Face id or local folder with safetensors weights."""
+    revision: str | None = None
+    """Commit of a Hugging Face id; without it the newest, whose bytes are recorded all the same."""
+    prompt_style: Literal["pico", "text", "chat"] | None = None
+    """How prompts are written; default `pico` for `pretrain`, `text` for `path`."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with a checkpoint. Off unless you have read that code."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.pretrain is None) == (self.path is None):
+            raise ValueError(
+                "give exactly one of `pretrain` (a recipe) and `path` (a Hugging Face id or folder)"
+            )
+        if self.revision is not None and self.path is None:
+            raise ValueError("`revision` goes with `path`")
+        return self
+
+    @property
+    def style(self) -> Literal["pico", "text", "chat"]:
+        """The prompt style, its default resolved."""
+        return self.prompt_style or ("pico" if self.pretrain else "text")
+
+
+class GenerationSpec(Spec):
+    """How the generator samples; vLLM's SamplingParams names."""
+
+    n: int = Field(default=16, ge=1)
+    """Generations a prompt."""
+    temperature: float = Field(default=0.7, ge=0)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    top_k: int = Field(default=-1, ge=-1)
+    max_tokens: int = Field(default=512, ge=1)
+    stop: tuple[str, ...] = ()
+    """Stop strings beside those of the task."""
+    seed: int | None = None
+    """Sampling seed; default: the seed of the study."""
+
+
+class VerificationSpec(Spec):
+    """One verification: a method carried out by a verifier policy."""
+
+    method: str = "multiple_choice"
+    """Name in the catalogue of verification methods."""
+    name: str = ""
+    """How the study refers to it; default: the method, with `@verifier` where that is not `self`."""
+    verifier: str = SELF
+    """`self` (the generator of the iteration), `base` (its f_0) or the name of another model of the study."""
+    num_verifications: int = Field(default=1, ge=1)
+    """Verifications a response, M; the proxy utility is their mean."""
+    on_unparsed: Literal["reject", "neutral"] = "reject"
+    """An unreadable verification gets weight 0, or the mean score of its prompt."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            data = {"method": data}
+        if isinstance(data, dict) and not data.get("name"):
+            method, verifier = data.get("method", "multiple_choice"), data.get("verifier", SELF)
+            data = {**data, "name": method if verifier == SELF else f"{method}-by-{verifier}"}
+        return data
+
+
+class WeightingSpec(Spec):
+    """The weight function w of the reweighted policy f[w(u-hat)], and which rows go on to training."""
+
+    verification: str | None = None
+    """Name of the verification whose score is used; default: the first."""
+    rule: Literal["quantile", "threshold", "exponential", "best_of_n"] = "quantile"
+    """`quantile`: score >= the prompt's q-quantile; `threshold`: score >= tau; `exponential`:
+    exp(score / beta); `best_of_n`: the k best of each prompt."""
+    q: float = Field(default=0.75, ge=0, lt=1)
+    tau: float = 0.5
+    beta: float = Field(default=0.1, gt=0)
+    k: int = Field(default=1, ge=1)
+    ties: Literal["keep", "random"] = "keep"
+    """Samples tied at a quantile all stay, or are drawn by seed until the share is met."""
+    no_survivors: Literal["identity", "skip", "pooled"] = "identity"
+    """A prompt whose weights are all zero has gap 0, is left out, or is scored as part of the pool."""
+    max_per_prompt: int | None = Field(default=None, ge=1)
+    """Cap on training rows of one prompt; the highest weights stay."""
+    duplicates: Literal["collapse", "keep"] = "keep"
+    """Identical completions of one prompt train as one row (weights summed), or as they are."""
+
+
+class DistillationSpec(Spec):
+    """How f_t becomes f_{t+1}; TRL's SFTConfig names."""
+
+    method: Literal["sft"] = "sft"
+    start_from: Literal["base", "previous"] = "previous"
+    learning_rate: float = Field(default=3e-4, gt=0)
+    num_train_epochs: float = Field(default=1.0, gt=0)
+    max_steps: int = Field(default=-1, ge=-1)
+    """Optimiser steps; -1: as many as `num_train_epochs` needs."""
+    per_device_train_batch_size: int = Field(default=64, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_length: int = Field(default=1024, ge=8)
+    replay_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of training rows that replay pre-training verification text (pico models only); a small policy
+    tuned on answers alone forgets how to verify."""
+
+
+class SplitSpec(Spec):
+    """Sizes of the two splits. They never share a prompt."""
+
+    train: int = Field(ge=1)
+    """Prompts whose filtered generations train the next policy."""
+    eval: int = Field(ge=1)
+    """Held-out prompts, the same in every iteration, on which gaps are reported."""
+    fresh_train: bool = True
+    """Draw new training prompts in every iteration, where the task has enough."""
+
+
+class StopSpec(Spec):
+    """When the loop may go on: the paper's precondition as a gate."""
+
+    min_gap: float = 0.0
+    """The lower end of the gap's interval must be above this, or the next iteration does not start."""
+
+
+class AnalysisSpec(Spec):
+    """Conventions of the estimators."""
+
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    num_resamples: int = Field(default=2000, ge=1000)
+    """Resamples of the cluster bootstrap over prompts."""
+    saturated: Literal["skip", "zero"] = "skip"
+    """A prompt with J_x = 1 has no relative gap: leave it out, or count it as 0."""
+    pass_at_k: tuple[int, ...] | None = None
+    """Default: those of 1, 8, 32 that n allows."""
+
+
+class Study(Spec):
+    """Everything that changes the numbers of one self-improvement study."""
+
+    name: str
+    """Names the folders and asset keys of the study; letters, digits, `_`, `.` and `-`."""
+    description: str = ""
+    seed: int = Field(default=0, ge=0)
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+    models: tuple[ModelSpec, ...] = Field(min_length=1)
+    splits: SplitSpec
+    generation: GenerationSpec = GenerationSpec()
+    verification: tuple[VerificationSpec, ...] = Field(
+        (VerificationSpec(name="multiple_choice"),), min_length=1
+    )
+    weighting: WeightingSpec = WeightingSpec()
+    distillation: DistillationSpec = DistillationSpec()
+    iterations: int = Field(default=2, ge=1, le=1000)
+    """Updates of the policy. The policy after the last one is measured too, as `iteration_<iterations>`."""
+    stop: StopSpec = StopSpec()
+    analysis: AnalysisSpec = AnalysisSpec()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, name: str) -> str:
+        if not NAME.match(name):
+            raise ValueError(
+                f"{name!r} must be letters, digits, '_', '.' or '-', and start with a letter or digit"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _names_fit_together(self) -> Self:
+        for what, names in (
+            ("tasks", [task.name for task in self.tasks]),
+            ("models", [model.name for model in self.models]),
+            ("verification", [verification.name for verification in self.verification]),
+        ):
+            _refuse_bad_names(what, names)
+        model_names = {model.name for model in self.models}
+        for index, verification in enumerate(self.verification):
+            if verification.verifier not in {SELF, BASE, *model_names}:
+                raise ValueError(
+                    f"verification.{index}.verifier: {verification.verifier!r} is not "
+                    f"{SELF!r}, {BASE!r} or a model of this study ({', '.join(sorted(model_names))})"
+                )
+        self.weighting_verification()
+        self._refuse_k_above_n()
+        return self
+
+    def _refuse_k_above_n(self) -> None:
+        too_large = [k for k in self.analysis.pass_at_k or () if k > self.generation.n]
+        if too_large:
+            raise ValueError(
+                f"analysis.pass_at_k: pass@{too_large[0]} needs at least {too_large[0]} generations "
+                f"a prompt, generation.n is {self.generation.n}"
+            )
+        if self.weighting.rule == "best_of_n" and self.weighting.k > self.generation.n:
+            raise ValueError(
+                f"weighting.k: {self.weighting.k} is more than generation.n = {self.generation.n}"
+            )
+
+    def weighting_verification(self) -> VerificationSpec:
+        """The verification whose proxy utility the weights are made from.
+
+        Raises:
+            ValueError: If `weighting.verification` names none of the study.
+        """
+        if self.weighting.verification is None:
+            return self.verification[0]
+        for verification in self.verification:
+            if verification.name == self.weighting.verification:
+                return verification
+        known = ", ".join(v.name for v in self.verification)
+        raise ValueError(f"weighting.verification: {self.weighting.verification!r} is not one of: {known}")
+
+    def model(self, name: str) -> ModelSpec:
+        """The model of that name."""
+        return next(model for model in self.models if model.name == name)
+
+    def task(self, name: str) -> TaskSpec:
+        """The task of that name."""
+        return next(task for task in self.tasks if task.name == name)
+
+    def cells(self) -> list[tuple[str, str]]:
+        """All (model, task) pairs, in the order of the file."""
+        return [(model.name, task.name) for model in self.models for task in self.tasks]
+
+    def pass_at_k(self) -> tuple[int, ...]:
+        """The k of pass@k that are reported: as asked, or those of 1, 8, 32 that n allows."""
+        if self.analysis.pass_at_k is not None:
+            return self.analysis.pass_at_k
+        return tuple(k for k in DEFAULT_KS if k <= self.generation.n)
+
+    @property
+    def sampling_seed(self) -> int:
+        """`generation.seed`, or the seed of the study."""
+        return self.seed if self.generation.seed is None else self.generation.seed
+
+
+def _refuse_bad_names(what: str, names: Sequence[str]) -> None:
+    for index, name in enumerate(names):
+        if not NAME.match(name):
+            raise ValueError(f"{what}.{index}.name: {name!r} must be letters, digits, '_', '.' or '-'")
+        if name in names[:index]:
+            raise ValueError(f"{what}.{index}.name: {name!r} appears twice")
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """Read and check a study file, with dotted overrides.
+
+    A `seed=...` that differs from the file makes a replicate of its own, `<name>__seed_<seed>`, so that
+    replicates lie side by side. Any other override keeps the name; give `name=...` to keep both.
+
+    Args:
+        path: YAML file.
+        overrides: `field.subfield=value`, the value read as YAML; list items by index (`tasks.0.name=...`).
+
+    Raises:
+        StudyError: Names file, field, what was found and what is allowed.
+
+    Examples:
+        >>> load_study("studies/quickstart.yaml", ["seed=7"]).name
+        'quickstart__seed_7'
+        >>> load_study("studies/quickstart.yaml", ["stop.max_gap=4"])
+        Traceback (most recent call last):
+        ...
+        si_dagster.study.StudyError: studies/quickstart.yaml: 1 problem
+          stop.max_gap: not a field; allowed here: min_gap (found 4)
+    """
+    path = Path(path)
+    data = _read_yaml(path)
+    file_seed, file_name = data.get("seed", 0), data.get("name")
+    for override in overrides:
+        _apply_override(path, data, override)
+    if data.get("seed", 0) != file_seed and data.get("name") == file_name:
+        data["name"] = f"{file_name}__seed_{data['seed']}"
+    return parse_study(data, str(path))
+
+
+def parse_study(data: Mapping[str, Any], source: str) -> Study:
+    """A study from plain data; errors are told as in `load_study`, with `source` for the file."""
+    try:
+        return Study.model_validate(data)
+    except ValidationError as error:
+        # A list with a bad item is also reported as too short: one problem, not two.
+        items = [item for item in error.errors() if not (item["type"] == "too_short" and item["input"])]
+        problems = [_problem(item) for item in items]
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise StudyError("\n  ".join([f"{source}: {count}", *problems])) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        folder = path.parent if path.parent.is_dir() else Path()
+        known = ", ".join(sorted(str(file) for file in folder.glob("*.yaml"))) or "none"
+        raise StudyError(f"{path}: no such study file; study files in {folder}/: {known}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StudyError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise StudyError(f"{path}: a study is a mapping of fields, found {type(data).__name__}")
+    return data
+
+
+def _apply_override(path: Path, data: dict[str, Any], override: str) -> None:
+    field, equals, text = override.partition("=")
+    if not equals or not field:
+        raise StudyError(f"{path}: override {override!r} is not of the form field.subfield=value")
+    *parents, last = field.split(".")
+    node: Any = data
+    for depth, part in enumerate(parents):
+        where = ".".join(parents[: depth + 1])
+        node = _child(path, where, part, node)
+        if not isinstance(node, dict | list):
+            raise StudyError(f"{path}: override {override!r}: {where} is {node!r} and has no fields")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise StudyError(f"{path}: override {override!r}: {text!r} is not a YAML value") from None
+    if isinstance(node, list):
+        node[_index(path, field, last, node)] = value
+    else:
+        node[last] = value
+
+
+def _child(path: Path, where: str, part: str, node: Any) -> Any:
+    if isinstance(node, list):
+        return node[_index(path, where, part, node)]
+    return node.setdefault(part, {})
+
+
+def _index(path: Path, where: str, part: str, items: list[Any]) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise StudyError(f"{path}: {where}: expected an index from 0 to {len(items) - 1}, found {part!r}")
+    return int(part)
+
+
+def _problem(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        allowed = ", ".join(sorted(_fields_at(item["loc"][:-1])))
+        return f"{where}: not a field; allowed here: {allowed} (found {item['input']!r})"
+    if item["type"] == "missing":
+        return f"{where}: required, but not there"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{where}: {message}" if where else message
+    return f"{where}: {message} (found {item['input']!r})"
+
+
+def _fields_at(location: Sequence[str | int]) -> set[str]:
+    """Field names of the spec at a location of the study, lists looked through."""
+    model: Any = Study
+    for part in location:
+        if isinstance(part, int):
+            continue
+        model = _spec_in(model.model_fields[part].annotation)
+    return set(model.model_fields)
+
+
+def _spec_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        return annotation
+    return next(found for part in getattr(annotation, "__args__", ()) if (found := _spec_in(part)))
