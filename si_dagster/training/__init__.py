@@ -1,0 +1,4 @@
+"""Who turns text into a checkpoint: pre-training of pico policies, supervised fine-tuning, reporting.
+
+Knows no study, no task and no Dagster graph; each trainer is a process that reads one spec file.
+"""
