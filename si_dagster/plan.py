@@ -1,0 +1,337 @@
+"""The plan of a study: every artifact it will hold, what each reads, and what each is made of.
+
+One place says which artifact descends from which. The Dagster graph, the fingerprints, the staleness
+report and the lineage all come from it, so they cannot disagree. The plan runs nothing, reads no data and
+knows no Dagster.
+
+Two kinds of edge exist. An *input* is read by a stage and is part of its fingerprint. A *gate* is only
+waited for: generations of iteration t + 1 wait for the gap of iteration t, and read nothing of it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from si_dagster.core.fingerprint import derive_seed, digest, fingerprint, flatten
+from si_dagster.store.layout import Address
+from si_dagster.study import BASE, SELF, ModelSpec, Study, VerificationSpec
+from si_dagster.tasks.base import PromptStyle, Split, Task, TaskRow
+from si_dagster.tasks.catalogue import load_task
+from si_dagster.verification.catalogue import load_method
+
+CODE_VERSIONS = {
+    "base_checkpoint": "1",
+    "prompts": "1",
+    "generations": "1",
+    "utilities": "1",
+    "verifications": "1",
+    "filtered_set": "1",
+    "checkpoint": "1",
+    "gap_metrics": "1",
+    "report": "1",
+}
+"""Raised when the code of a stage changes its numbers: part of every fingerprint of that stage."""
+
+ITERATION_STAGES = (
+    "prompts",
+    "generations",
+    "utilities",
+    "verifications",
+    "filtered_set",
+    "checkpoint",
+    "gap_metrics",
+)
+UPDATE_STAGES = ("filtered_set", "checkpoint")
+"""Stages that the last, measured only, iteration does not have."""
+
+TRUTH_STAGES = ("utilities", "gap_metrics", "report")
+"""Stages that may see ground truth. No input edge leads from them to a filtered set or a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One artifact of the plan.
+
+    Attributes:
+        address: Where it lies.
+        fields: What it takes from the study and the code, flat, dotted names.
+        inputs: Role -> address of what it reads.
+    """
+
+    address: Address
+    fields: Mapping[str, Any]
+    inputs: Mapping[str, Address] = field(default_factory=dict)
+
+
+class Plan:
+    """All nodes of a study.
+
+    Args:
+        study: The study.
+        model_digests: Model name -> digest of its weights, for models given by `path`. Without it the path
+            stands in, which is enough to draw the graph but not to compare bytes.
+    """
+
+    def __init__(self, study: Study, model_digests: Mapping[str, str] | None = None) -> None:
+        self.study = study
+        self._model_digests = dict(model_digests or {})
+        self._fingerprints: dict[Address, str] = {}
+
+    @cached_property
+    def nodes(self) -> dict[Address, Node]:
+        """Address -> node, in an order in which inputs come before what reads them."""
+        return {node.address: node for node in self._all_nodes()}
+
+    def parts(self, stage: str, iteration: int | None, model: str | None, task: str | None) -> list[Node]:
+        """The artifacts that one stage of one cell holds (one a split, one a split and verification)."""
+        wanted = (stage, iteration, model, task)
+        return [n for n in self.nodes.values() if _cell(n.address) == wanted]
+
+    def fingerprint(self, address: Address) -> str:
+        """Fingerprint of an artifact: its fields and the fingerprints of its inputs."""
+        if address not in self._fingerprints:
+            self._fingerprints[address] = fingerprint(self.recipe(address))
+        return self._fingerprints[address]
+
+    def recipe(self, address: Address) -> dict[str, Any]:
+        """What the fingerprint covers, flat: fields, and `inputs.<role>` for every input."""
+        node = self.nodes[address]
+        inputs = {f"inputs.{role}": self.fingerprint(source) for role, source in node.inputs.items()}
+        return {**node.fields, **inputs}
+
+    def code_version(self, stage: str, iteration: int | None) -> str:
+        """Hash of the fields of one stage over all cells: changes when the study changes that stage itself."""
+        nodes = (n for n in self.nodes.values() if (n.address.stage, n.address.iteration) == (stage, iteration))
+        return fingerprint({n.address.artifact_id: dict(n.fields) for n in nodes})
+
+    def stages(self) -> Iterator[tuple[str, int | None]]:
+        """(stage, iteration) pairs, upstream first."""
+        yield from dict.fromkeys((address.stage, address.iteration) for address in self.nodes)
+
+    def gate(self, stage: str, iteration: int | None) -> int | None:
+        """The iteration whose gap this stage waits for, if any."""
+        return iteration - 1 if stage == "generations" and iteration else None
+
+    def descendants(self, stage: str) -> set[Address]:
+        """Everything that reads a stage, directly or through others; gates are not reading."""
+        found: set[Address] = set()
+        for node in self.nodes.values():
+            if any(source.stage == stage or source in found for source in node.inputs.values()):
+                found.add(node.address)
+        return found
+
+    def address(
+        self, stage: str, iteration: int | None, cell: tuple[str, str], part: str | None = None
+    ) -> Address:
+        """Address of an artifact of this study."""
+        return Address(self.study.name, iteration, stage, cell[0], cell[1], part)
+
+    def splits(self, iteration: int) -> tuple[Split, ...]:
+        """Splits an iteration works on: the last one is measured only."""
+        return ("train", "eval") if iteration < self.study.iterations else ("eval",)
+
+    def policy(self, iteration: int, cell: tuple[str, str]) -> Address:
+        """The checkpoint f_t that generates in iteration t."""
+        if iteration == 0:
+            return self.address("base_checkpoint", None, cell)
+        return self.address("checkpoint", iteration - 1, cell)
+
+    def verifier(self, spec: VerificationSpec, iteration: int, cell: tuple[str, str]) -> Address:
+        """The checkpoint that verifies."""
+        if spec.verifier == SELF:
+            return self.policy(iteration, cell)
+        model = cell[0] if spec.verifier == BASE else spec.verifier
+        return self.address("base_checkpoint", None, (model, cell[1]))
+
+    def _all_nodes(self) -> Iterator[Node]:
+        cells = self.study.cells()
+        yield from (self._base_checkpoint(cell) for cell in cells)
+        for iteration in range(self.study.iterations + 1):
+            for cell in cells:
+                for split in self.splits(iteration):
+                    yield self._prompts(iteration, cell, split)
+                    yield self._generations(iteration, cell, split)
+                    yield self._utilities(iteration, cell, split)
+                    yield from self._verifications(iteration, cell, split)
+            for cell in cells:
+                if iteration < self.study.iterations:
+                    yield self._filtered_set(iteration, cell)
+                    yield self._checkpoint(iteration, cell)
+                for split in self.splits(iteration):
+                    yield self._gap_metrics(iteration, cell, split)
+        yield self._report()
+
+    def _node(
+        self, address: Address, fields: Mapping[str, Any], inputs: Mapping[str, Address] | None = None
+    ) -> Node:
+        fields = {"code_version": CODE_VERSIONS[address.stage], **flatten(fields)}
+        return Node(address, fields, dict(inputs or {}))
+
+    def _base_checkpoint(self, cell: tuple[str, str]) -> Node:
+        model = self.study.model(cell[0])
+        if model.pretrain is None:
+            fields = {"model": _weights(model, self._model_digests)}
+        else:
+            task = self.study.task(cell[1])
+            fields = {
+                "seed": self.study.seed,
+                "model": {"pretrain": model.pretrain.model_dump(mode="json")},
+                "task": task.model_dump(mode="json"),
+            }
+        return self._node(self.address("base_checkpoint", None, cell), fields)
+
+    def _prompts(self, iteration: int, cell: tuple[str, str], split: Split) -> Node:
+        study, style = self.study, self.study.model(cell[0]).style
+        fresh = split == "train" and study.splits.fresh_train
+        fields = {
+            "task": study.task(cell[1]).model_dump(mode="json"),
+            "prompt_style": style,
+            "template": _template_digest(self.task(cell[1]), style),
+            f"splits.{split}": getattr(study.splits, split),
+            "seed": derive_seed(study.seed, "prompts", iteration) if fresh else study.seed,
+        }
+        return self._node(self.address("prompts", iteration, cell, split), fields)
+
+    def _generations(self, iteration: int, cell: tuple[str, str], split: Split) -> Node:
+        generation = self.study.generation.model_dump(mode="json")
+        seed = derive_seed(self.study.sampling_seed, "generations", iteration, split)
+        inputs = {
+            "prompts": self.address("prompts", iteration, cell, split),
+            "policy": self.policy(iteration, cell),
+        }
+        fields = {"generation": {**generation, "seed": seed}}
+        return self._node(self.address("generations", iteration, cell, split), fields, inputs)
+
+    def _utilities(self, iteration: int, cell: tuple[str, str], split: Split) -> Node:
+        task = self.study.task(cell[1])
+        fields = {
+            "task": task.model_dump(mode="json"),
+            "grader_version": self.task(cell[1]).grader_version,
+        }
+        inputs = {role: self.address(role, iteration, cell, split) for role in ("prompts", "generations")}
+        return self._node(self.address("utilities", iteration, cell, split), fields, inputs)
+
+    def _verifications(self, iteration: int, cell: tuple[str, str], split: Split) -> Iterator[Node]:
+        style = self.study.model(cell[0]).style
+        for spec in self.study.verification:
+            method = load_method(spec.method)
+            fields = {
+                "verification": spec.model_dump(mode="json", exclude={"name", "verifier", "on_unparsed"}),
+                "method_version": method.version,
+                "template": _verification_digest(self.task(cell[1]), spec.method, style),
+                "seed": derive_seed(self.study.seed, "verifications", iteration, split, spec.name),
+            }
+            inputs = {role: self.address(role, iteration, cell, split) for role in ("prompts", "generations")}
+            inputs["verifier"] = self.verifier(spec, iteration, cell)
+            part = verification_part(split, spec.name)
+            yield self._node(self.address("verifications", iteration, cell, part), fields, inputs)
+
+    def _filtered_set(self, iteration: int, cell: tuple[str, str]) -> Node:
+        spec = self.study.weighting_verification()
+        inputs = {role: self.address(role, iteration, cell, "train") for role in ("prompts", "generations")}
+        part = verification_part("train", spec.name)
+        inputs["verifications"] = self.address("verifications", iteration, cell, part)
+        weighting = self.study.weighting.model_dump(mode="json", include={"max_per_prompt", "duplicates"})
+        fields = {
+            "weighting": {**self._rule(), **weighting},
+            "verification.on_unparsed": spec.on_unparsed,
+            "seed": derive_seed(self.study.seed, "filtered_set", iteration),
+        }
+        return self._node(self.address("filtered_set", iteration, cell), fields, inputs)
+
+    def _rule(self) -> dict[str, Any]:
+        """The weighting rule with the parameters it uses, and no others."""
+        weighting = self.study.weighting
+        used = {
+            "quantile": {"q", "ties"},
+            "threshold": {"tau"},
+            "exponential": {"beta"},
+            "best_of_n": {"k"},
+        }[weighting.rule]
+        return weighting.model_dump(mode="json", include={"rule", *used})
+
+    def _checkpoint(self, iteration: int, cell: tuple[str, str]) -> Node:
+        distillation = self.study.distillation
+        exclude = {"num_train_epochs"} if distillation.max_steps > 0 else set()
+        fields: dict[str, Any] = {
+            "distillation": distillation.model_dump(mode="json", exclude=exclude),
+            "seed": derive_seed(self.study.seed, "checkpoint", iteration),
+        }
+        if distillation.replay_fraction:
+            fields["task"] = self.study.task(cell[1]).model_dump(mode="json")
+        start = 0 if distillation.start_from == "base" else iteration
+        inputs = {
+            "filtered_set": self.address("filtered_set", iteration, cell),
+            "start_policy": self.policy(start, cell),
+        }
+        return self._node(self.address("checkpoint", iteration, cell), fields, inputs)
+
+    def _gap_metrics(self, iteration: int, cell: tuple[str, str], split: Split) -> Node:
+        weighting = {**self._rule(), "no_survivors": self.study.weighting.no_survivors}
+        used = self.study.weighting_verification().name
+        analysis = self.study.analysis.model_dump(mode="json", exclude={"pass_at_k"})
+        fields = {
+            "weighting": {**weighting, "verification": used},
+            "analysis": {**analysis, "pass_at_k": list(self.study.pass_at_k())},
+            "verification": {spec.name: spec.on_unparsed for spec in self.study.verification},
+            "seed": self.study.seed,
+        }
+        inputs = {role: self.address(role, iteration, cell, split) for role in ("generations", "utilities")}
+        for spec in self.study.verification:
+            part = verification_part(split, spec.name)
+            inputs[f"verifications.{spec.name}"] = self.address("verifications", iteration, cell, part)
+        if split == "eval" and iteration > 0:
+            inputs["previous_utilities"] = self.address("utilities", iteration - 1, cell, split)
+            inputs["base_utilities"] = self.address("utilities", 0, cell, split)
+            part = verification_part(split, used)
+            inputs["previous_verifications"] = self.address("verifications", iteration - 1, cell, part)
+        return self._node(self.address("gap_metrics", iteration, cell, split), fields, inputs)
+
+    def _report(self) -> Node:
+        inputs = {
+            address.artifact_id: address
+            for iteration in range(self.study.iterations + 1)
+            for cell in self.study.cells()
+            for split in self.splits(iteration)
+            for address in [self.address("gap_metrics", iteration, cell, split)]
+        }
+        return self._node(Address(self.study.name, None, "report", None, None), {}, inputs)
+
+    def task(self, name: str) -> Task:
+        """The task of that name, set up with its options; no data is read."""
+        if name not in self._tasks:
+            self._tasks[name] = load_task(name, self.study.task(name).options)
+        return self._tasks[name]
+
+    @cached_property
+    def _tasks(self) -> dict[str, Task]:
+        return {}
+
+
+def verification_part(split: Split, name: str) -> str:
+    """The part that holds the verifications of one split by one verification of the study."""
+    return f"{split}.{name}"
+
+
+def _cell(address: Address) -> tuple[str, int | None, str | None, str | None]:
+    return (address.stage, address.iteration, address.model, address.task)
+
+
+def _weights(model: ModelSpec, digests: Mapping[str, str]) -> dict[str, Any]:
+    if model.name in digests:
+        return {"digest": digests[model.name]}
+    return {"path": model.path, "revision": model.revision}
+
+
+PROBE = TaskRow(prompt_id="probe", split="train", question="1_3__2__3__1_4__", reference="1", columns={})
+"""A made-up row. Rendering it shows templates and few-shot examples, which so enter the fingerprint."""
+
+
+def _template_digest(task: Task, style: PromptStyle) -> str:
+    return digest(task.generation_prompt(PROBE, style))[:16]
+
+
+def _verification_digest(task: Task, method: str, style: PromptStyle) -> str:
+    prompt = task.verification_prompt(PROBE, "1", method, style)
+    return digest("\n".join([prompt, *task.verdict_labels(style)]))[:16]
