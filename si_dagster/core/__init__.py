@@ -1,0 +1,1 @@
+"""The arithmetic of self-improvement: gap, weighting, intervals, pass@k; numpy and scipy, no adapters."""

@@ -1,0 +1,191 @@
+"""Intervals by the cluster bootstrap: prompts are resampled, never samples.
+
+Samples of one prompt share its difficulty, so treating them as independent gives intervals several times
+too narrow. All intervals here are percentile intervals: simple and transformation-respecting, but too
+narrow by a few points of coverage below about 30 prompts, and blind to the noise of choosing a threshold
+on the same data. This module knows nothing about what the values mean.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from si_dagster.core.samples import divide_or_nan
+
+MIN_RESAMPLES = 1000
+"""Fewer make the ends of a 95% interval jump visibly from seed to seed."""
+
+_CHUNK_CELLS = 2_000_000
+"""Resamples are drawn in chunks of about this many (resample, prompt) cells: 16 MB of counts each."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its percentile bootstrap interval; all three NaN where nothing was known."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def bootstrap_mean(
+    values: np.ndarray, num_resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Mean over prompts with a percentile interval.
+
+    NaN marks a prompt whose value is unknown: it is skipped, in the estimate and in every resample, so the
+    number of prompts behind a resample varies as it would in a new study.
+
+    Args:
+        values: One value a prompt, shape (num_prompts,).
+        num_resamples: At least 1000.
+        confidence: In (0, 1).
+        seed: The same seed and number of prompts give the same resamples, so intervals are comparable.
+
+    Raises:
+        ValueError: If `num_resamples` < 1000 or `confidence` lies outside (0, 1).
+
+    Examples:
+        >>> bootstrap_mean(np.array([1.0, 1.0, np.nan, 1.0]))
+        Interval(estimate=1.0, low=1.0, high=1.0)
+        >>> bootstrap_mean(np.array([0.0, 1.0]))
+        Interval(estimate=0.5, low=0.0, high=1.0)
+    """
+    return bootstrap_means(values[:, None], num_resamples, confidence, seed)[0]
+
+
+def bootstrap_means(
+    columns: np.ndarray, num_resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> list[Interval]:
+    """`bootstrap_mean` of several columns over one shared set of resamples.
+
+    Args:
+        columns: One value a prompt and statistic, NaN if unknown; shape (num_prompts, num_statistics).
+        num_resamples: At least 1000.
+        confidence: In (0, 1).
+        seed: Seed of the resamples.
+    """
+    known = ~np.isnan(columns)
+    return bootstrap_ratios(np.where(known, columns, 0.0), known, num_resamples, confidence, seed)
+
+
+def bootstrap_ratio(
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    num_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Ratio of two sums over prompts, Σ numerators / Σ denominators; NaN in either skips the prompt.
+
+    Both shapes are (num_prompts,); arguments and errors as in `bootstrap_mean`.
+
+    Examples:
+        (1 + 3) / (2 + 2) = 1; a resample of the first prompt alone gives 1/2, of the second 3/2:
+
+        >>> bootstrap_ratio(np.array([1.0, 3.0]), np.array([2.0, 2.0]))
+        Interval(estimate=1.0, low=0.5, high=1.5)
+    """
+    known = ~(np.isnan(numerators) | np.isnan(denominators))
+    above, below = np.where(known, numerators, 0.0), np.where(known, denominators, 0.0)
+    return bootstrap_ratios(above[:, None], below[:, None], num_resamples, confidence, seed)[0]
+
+
+def paired_difference(
+    a: np.ndarray, b: np.ndarray, num_resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Mean of a - b over the prompts where both are known: two verifiers or iterations on the same prompts.
+
+    Pairing removes the difficulty of the prompts from the comparison, which is most of its noise.
+
+    Args:
+        a: One value a prompt, NaN if unknown; shape (num_prompts,).
+        b: The same prompts in the same order.
+        num_resamples: At least 1000.
+        confidence: In (0, 1).
+        seed: Seed of the resamples.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Examples:
+        >>> paired_difference(np.array([0.5, 0.9, np.nan]), np.array([0.25, 0.9, 0.5])).estimate
+        0.125
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"paired values must be of the same prompts, got shapes {a.shape} and {b.shape}")
+    return bootstrap_mean(a - b, num_resamples, confidence, seed)
+
+
+def bootstrap_ratios(
+    numerators: np.ndarray, denominators: np.ndarray, num_resamples: int, confidence: float, seed: int
+) -> list[Interval]:
+    """Ratios of sums over prompts, each column a statistic, over one shared set of resamples.
+
+    A resample in which a denominator is 0 says nothing about that statistic and is left out of it.
+
+    Args:
+        numerators: Shape (num_prompts, num_statistics), without NaN.
+        denominators: The same shape.
+        num_resamples: At least 1000.
+        confidence: In (0, 1).
+        seed: Seed of the resamples.
+    """
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence lies in (0, 1), got {confidence}")
+    num_statistics = numerators.shape[1]
+    sums = resampled_sums(np.hstack([numerators, denominators]), num_resamples, seed)
+    draws = divide_or_nan(sums[:, :num_statistics], sums[:, num_statistics:])
+    estimates = divide_or_nan(numerators.sum(axis=0), denominators.sum(axis=0))
+    return [_percentile(float(e), draws[:, s], confidence) for s, e in enumerate(estimates)]
+
+
+def resampled_sums(columns: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
+    """Sums of each column over prompts drawn with replacement, num_prompts of them in each resample.
+
+    A resample is held as counts, so a sum is a matrix product, and only one chunk of resamples is in
+    memory at a time.
+
+    Args:
+        columns: Shape (num_prompts, num_statistics).
+        num_resamples: At least 1000.
+        seed: Seed of the resamples.
+
+    Returns:
+        float64, shape (num_resamples, num_statistics).
+
+    Raises:
+        ValueError: If `num_resamples` < 1000.
+    """
+    if num_resamples < MIN_RESAMPLES:
+        raise ValueError(f"a bootstrap needs at least {MIN_RESAMPLES} resamples, got {num_resamples}")
+    num_prompts = len(columns)
+    sums = np.zeros((num_resamples, columns.shape[1]))
+    if num_prompts == 0:
+        return sums
+    rng = np.random.default_rng(seed)
+    weights = np.asarray(columns, dtype=np.float64)
+    chunk = max(1, _CHUNK_CELLS // num_prompts)
+    for start in range(0, num_resamples, chunk):
+        stop = min(start + chunk, num_resamples)
+        sums[start:stop] = _draw_counts(rng, stop - start, num_prompts) @ weights
+    return sums
+
+
+def _draw_counts(rng: np.random.Generator, num_resamples: int, num_prompts: int) -> np.ndarray:
+    """How often each prompt is drawn; float64 for the matrix product, shape (num_resamples, num_prompts)."""
+    counts = np.empty((num_resamples, num_prompts))
+    for row in counts:
+        row[:] = np.bincount(
+            rng.integers(num_prompts, size=num_prompts, dtype=np.int32), minlength=num_prompts
+        )
+    return counts
+
+
+def _percentile(estimate: float, draws: np.ndarray, confidence: float) -> Interval:
+    known = draws[~np.isnan(draws)]
+    if known.size == 0:
+        return Interval(estimate, float("nan"), float("nan"))
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(known, [tail, 1.0 - tail])
+    return Interval(estimate, float(low), float(high))

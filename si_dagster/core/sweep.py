@@ -1,0 +1,204 @@
+"""Gaps of many thresholds at once: each method is sorted once, cumulative sums give every cut.
+
+Agrees to rounding with `gap.estimate_gap` on `weighting.quantile_weights`, `best_of_n_weights` and
+`threshold_weights`, and serves where those would be called a hundred times: curves and interactive
+sweeps. It gives no intervals and picks no best cut: the cut that looks best on these samples has an
+inflated gap, so choose on one split of the prompts (`gap_per_prompt[split]`) and report on another.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from si_dagster.core.gap import check_utilities, expected_utility, relative_gap_per_prompt
+from si_dagster.core.samples import (
+    blocks_of_equal_size,
+    check_layout,
+    divide_or_nan,
+    mean_or_nan,
+    sum_per_prompt,
+)
+from si_dagster.core.weighting import Ties, check_quantile, num_kept_at_quantile, rank_of_quantile
+
+
+@dataclass(frozen=True)
+class GapCurve:
+    """The gap of one verification method as a function of its cut.
+
+    Prompts without survivors have gap 0 (`identity`), saturated prompts leave the relative gap (`skip`).
+
+    Attributes:
+        cuts: The quantiles, numbers kept or thresholds; shape (num_cuts,).
+        gap: Mean gap over graded prompts; shape (num_cuts,), like all that follow.
+        relative_gap: Mean of the ratios.
+        reweighted_utility: Mean J(f[w]).
+        retained: Share of graded samples that stay.
+        coverage: Share of graded prompts of which a graded sample stays.
+        gap_per_prompt: NaN where nothing was graded; shape (num_prompts, num_cuts).
+    """
+
+    cuts: np.ndarray
+    gap: np.ndarray
+    relative_gap: np.ndarray
+    reweighted_utility: np.ndarray
+    retained: np.ndarray
+    coverage: np.ndarray
+    gap_per_prompt: np.ndarray
+
+
+def gap_by_quantile(
+    utilities: np.ndarray,
+    scores: np.ndarray,
+    offsets: np.ndarray,
+    quantiles: np.ndarray,
+    ties: Ties = "keep",
+    seed: int = 0,
+) -> GapCurve:
+    """The gap at each per-prompt quantile, as `quantile_weights` cuts it.
+
+    Args:
+        utilities: In [0, 1], NaN where the grader failed; shape (num_samples,).
+        scores: NaN if unparsed; same order.
+        offsets: Shape (num_prompts + 1,).
+        quantiles: Each in [0, 1]; shape (num_cuts,).
+        ties: `keep` or `random`, as in `quantile_weights`.
+        seed: Decides ties under `random`; the same draw as there.
+
+    Raises:
+        ValueError: If a quantile lies outside [0, 1], or as in `estimate_gap`.
+
+    Examples:
+        Utilities 0, 1, 0, 1 by rising score: J = .5; the upper half holds 0, 1 (gap 0), the best is right:
+
+        >>> curve = gap_by_quantile(
+        ...     np.array([0.0, 1, 0, 1]), np.array([1.0, 2, 3, 4]), np.array([0, 4]), np.array([0.5, 0.75]))
+        >>> curve.gap.tolist(), curve.retained.tolist()
+        ([0.0, 0.5], [0.5, 0.25])
+    """
+    check_utilities(utilities, offsets)
+    check_layout(offsets, scores)
+    for q in quantiles:
+        check_quantile(float(q))
+    lots = np.random.default_rng(seed).random(len(scores)) if ties == "random" else None
+    kept, hits = np.zeros((2, len(offsets) - 1, len(quantiles)))
+    for prompts, rows in blocks_of_equal_size(offsets):
+        ranking = _rank(utilities, scores, rows, lots)
+        for c, q in enumerate(quantiles):
+            if ties == "random":
+                ends = num_kept_at_quantile(ranking.num_parsed, float(q))
+            else:
+                first_kept = ranking.num_parsed - rank_of_quantile(ranking.num_parsed, float(q))
+                ends = ranking.end_of_ties(first_kept)
+            kept[prompts, c], hits[prompts, c] = ranking.sums(ends)
+    return _curve(np.asarray(quantiles, dtype=np.float64), utilities, offsets, kept, hits)
+
+
+def gap_by_num_kept(
+    utilities: np.ndarray, scores: np.ndarray, offsets: np.ndarray, seed: int = 0
+) -> GapCurve:
+    """The gap of keeping the k best samples of each prompt, for every k from 1 to the most a prompt has.
+
+    Ties are broken as in `best_of_n_weights`; prompts with fewer than k parsed samples keep those.
+
+    Examples:
+        Best first the utilities are 1, 0, 1, 0, so the kept means are 1, 1/2, 2/3, 1/2 less J = 1/2:
+
+        >>> curve = gap_by_num_kept(np.array([0.0, 1, 0, 1]), np.array([1.0, 2, 3, 4]), np.array([0, 4]))
+        >>> curve.gap.round(4).tolist()
+        [0.5, 0.0, 0.1667, 0.0]
+    """
+    check_utilities(utilities, offsets)
+    check_layout(offsets, scores)
+    lots = np.random.default_rng(seed).random(len(scores))
+    largest = int(np.diff(offsets).max(initial=0))
+    ks = np.arange(1, largest + 1)
+    kept, hits = np.zeros((2, len(offsets) - 1, largest))
+    for prompts, rows in blocks_of_equal_size(offsets):
+        ranking = _rank(utilities, scores, rows, lots)
+        ends = np.minimum(ks, ranking.num_parsed[:, None])
+        kept[prompts], hits[prompts] = ranking.sums(ends)
+    return _curve(ks.astype(np.float64), utilities, offsets, kept, hits)
+
+
+def gap_by_threshold(
+    utilities: np.ndarray, scores: np.ndarray, offsets: np.ndarray, thresholds: np.ndarray
+) -> GapCurve:
+    """The gap at each global threshold tau, as `threshold_weights` cuts it.
+
+    Examples:
+        >>> curve = gap_by_threshold(
+        ...     np.array([0.0, 1, 0, 1]), np.array([1.0, 2, 3, 4]), np.array([0, 4]), np.array([4.0, 5.0]))
+        >>> curve.gap.tolist(), curve.coverage.tolist()
+        ([0.5, 0.0], [1.0, 0.0])
+    """
+    check_utilities(utilities, offsets)
+    check_layout(offsets, scores)
+    graded = ~np.isnan(utilities)
+    known_utilities = np.where(graded, utilities, 0.0)
+    kept, hits = np.zeros((2, len(offsets) - 1, len(thresholds)))
+    for c, tau in enumerate(thresholds):
+        stays = (scores >= tau) & graded
+        kept[:, c] = sum_per_prompt(stays, offsets)
+        hits[:, c] = sum_per_prompt(stays * known_utilities, offsets)
+    return _curve(np.asarray(thresholds, dtype=np.float64), utilities, offsets, kept, hits)
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """The samples of some prompts of one size, best score first and unparsed last."""
+
+    scores: np.ndarray  # (prompts, size), falling, NaN last
+    num_parsed: np.ndarray  # (prompts,)
+    graded: np.ndarray  # (prompts, size + 1): graded samples among the first k
+    hits: np.ndarray  # (prompts, size + 1): their summed utility
+
+    def end_of_ties(self, place: np.ndarray) -> np.ndarray:
+        """How many samples reach the score at this place; 0 where nothing was parsed; shape (prompts,)."""
+        at = np.minimum(np.maximum(place, 1), self.scores.shape[1]) - 1
+        scores = np.take_along_axis(self.scores, at[:, None], axis=1)
+        return (self.scores >= scores).sum(axis=1)
+
+    def sums(self, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Graded samples and summed utility among the first `ends`; the shape of `ends`."""
+        columns = ends if ends.ndim == 2 else ends[:, None]
+        graded = np.take_along_axis(self.graded, columns, axis=1)
+        hits = np.take_along_axis(self.hits, columns, axis=1)
+        return graded.reshape(ends.shape), hits.reshape(ends.shape)
+
+
+def _rank(utilities: np.ndarray, scores: np.ndarray, rows: np.ndarray, lots: np.ndarray | None) -> _Ranking:
+    falling = -scores[rows]
+    order = np.argsort(falling, axis=1) if lots is None else np.lexsort((lots[rows], falling), axis=-1)
+    ranked_utilities = np.take_along_axis(utilities[rows], order, axis=1)
+    ranked_scores = -np.take_along_axis(falling, order, axis=1)
+    graded = ~np.isnan(ranked_utilities)
+    cumulative = np.zeros((2, rows.shape[0], rows.shape[1] + 1))
+    np.cumsum(graded, axis=1, out=cumulative[0, :, 1:])
+    np.cumsum(np.where(graded, ranked_utilities, 0.0), axis=1, out=cumulative[1, :, 1:])
+    num_parsed = (~np.isnan(ranked_scores)).sum(axis=1)
+    return _Ranking(ranked_scores, num_parsed, cumulative[0], cumulative[1])
+
+
+def _curve(
+    cuts: np.ndarray, utilities: np.ndarray, offsets: np.ndarray, kept: np.ndarray, hits: np.ndarray
+) -> GapCurve:
+    """Means over prompts from the graded samples kept and their summed utility, (num_prompts, num_cuts)."""
+    expected = expected_utility(utilities, offsets)[:, None]
+    reweighted = divide_or_nan(hits, kept)
+    gap = np.where(
+        kept > 0.0, reweighted - expected, expected - expected
+    )  # NaN stays where nothing is graded
+    relative_gap = relative_gap_per_prompt(gap, np.broadcast_to(expected, gap.shape))
+    num_graded = int((~np.isnan(utilities)).sum())
+    num_prompts = int((~np.isnan(expected)).sum())
+    columns = range(len(cuts))
+    mean_gap = np.array([mean_or_nan(gap[:, c]) for c in columns])
+    return GapCurve(
+        cuts=cuts,
+        gap=mean_gap,
+        relative_gap=np.array([mean_or_nan(relative_gap[:, c]) for c in columns]),
+        reweighted_utility=mean_gap + mean_or_nan(expected[:, 0]),
+        retained=divide_or_nan(kept.sum(axis=0), np.array(num_graded)),
+        coverage=divide_or_nan((kept > 0.0).sum(axis=0), np.array(num_prompts)),
+        gap_per_prompt=gap,
+    )
