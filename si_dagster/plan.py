@@ -101,8 +101,10 @@ class Plan:
         return {**node.fields, **inputs}
 
     def code_version(self, stage: str, iteration: int | None) -> str:
-        """Hash of the fields of one stage over all cells: changes when the study changes that stage itself."""
-        nodes = (n for n in self.nodes.values() if (n.address.stage, n.address.iteration) == (stage, iteration))
+        """Hash of the fields of one stage over all cells: changes where the study changes that very stage."""
+        nodes = (
+            n for n in self.nodes.values() if (n.address.stage, n.address.iteration) == (stage, iteration)
+        )
         return fingerprint({n.address.artifact_id: dict(n.fields) for n in nodes})
 
     def stages(self) -> Iterator[tuple[str, int | None]]:

@@ -1,0 +1,117 @@
+"""Pictures of metrics: altair charts, rendered to SVG or PNG without a browser.
+
+Every chart of an estimate shows its interval. Nothing here computes an estimate or smooths one.
+"""
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+WIDTH, HEIGHT = 300, 200
+
+
+def iteration_chart(metrics: pl.DataFrame) -> Any:
+    """Expected utility, gap and pass@k of the evaluation split over iterations, with intervals.
+
+    Args:
+        metrics: Columns as the schema of `gap_metrics`.
+
+    Returns:
+        An altair chart of three panels side by side.
+    """
+    import altair as alt
+
+    rows = metrics.filter(pl.col("split") == "eval").with_columns(
+        cell=pl.concat_str("model", "task", separator=" "),
+        by=pl.concat_str("model", "task", "verification", separator=" "),
+    )
+    utility = _with_interval(alt, rows, "expected_utility", "J, expected utility", "cell")
+    gaps = _with_interval(alt, rows, "gap", "generation-verification gap", "by")
+    return alt.hconcat(utility, gaps, _pass_at_k(alt, rows))
+
+
+def _with_interval(alt: Any, rows: pl.DataFrame, name: str, title: str, color: str) -> Any:
+    base = alt.Chart(rows.unique([color, "iteration"]).sort("iteration")).encode(
+        x=alt.X("iteration:O", title="iteration", axis=alt.Axis(labelAngle=0)),
+        color=alt.Color(f"{color}:N", legend=alt.Legend(title=None, orient="bottom", labelLimit=300)),
+    )
+    scale = alt.Scale(zero=False)
+    line = base.mark_line(point=True).encode(y=alt.Y(f"{name}:Q", title=title, scale=scale))
+    bars = base.mark_errorbar(ticks=True).encode(
+        y=alt.Y(f"{name}_low:Q", title=title, scale=scale), y2=f"{name}_high:Q"
+    )
+    return (line + bars).properties(width=WIDTH, height=HEIGHT)
+
+
+def _pass_at_k(alt: Any, rows: pl.DataFrame) -> Any:
+    long = (
+        rows.unique(["cell", "iteration"])
+        .unpivot([f"pass_at_{k}" for k in (1, 8, 32)], index=["cell", "iteration"], variable_name="k")
+        .with_columns(pl.col("k").str.strip_prefix("pass_at_").cast(pl.Int32))
+        .drop_nulls("value")
+        .sort("iteration", "k")
+    )
+    return (
+        alt.Chart(long)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("k:O", title="k", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("value:Q", title="pass@k", scale=alt.Scale(zero=False)),
+            color=alt.Color(
+                "iteration:O",
+                scale=alt.Scale(scheme="viridis"),
+                legend=alt.Legend(title="iteration", orient="bottom"),
+            ),
+            detail="cell:N",
+        )
+        .properties(width=WIDTH, height=HEIGHT)
+    )
+
+
+def histogram(values: Sequence[float], title: str) -> Any:
+    """How values spread: 20 bins, made here so that a million values stay a small picture."""
+    import altair as alt
+    import numpy as np
+
+    counts, edges = np.histogram(np.asarray(values, dtype=float), bins=20)
+    bins = pl.DataFrame({"low": edges[:-1], "high": edges[1:], "count": counts})
+    return (
+        alt.Chart(bins)
+        .mark_bar()
+        .encode(
+            x=alt.X("low:Q", title=title, bin="binned"),
+            x2="high:Q",
+            y=alt.Y("count:Q", title="rows"),
+        )
+        .properties(width=WIDTH, height=HEIGHT)
+    )
+
+
+def loss_chart(steps: Sequence[int], losses: Sequence[float]) -> Any:
+    """Training loss over optimiser steps."""
+    import altair as alt
+
+    curve = pl.DataFrame({"step": list(steps), "loss": list(losses)})
+    return (
+        alt.Chart(curve)
+        .mark_line()
+        .encode(x="step:Q", y=alt.Y("loss:Q", scale=alt.Scale(zero=False)))
+        .properties(width=WIDTH, height=HEIGHT)
+    )
+
+
+def to_svg(chart: Any) -> str:
+    """The chart as SVG text."""
+    import vl_convert
+
+    return vl_convert.vegalite_to_svg(chart.to_dict())
+
+
+def to_markdown(chart: Any, alt_text: str) -> str:
+    """The chart as a Markdown image that carries its own bytes (PNG), as Dagster's UI shows it."""
+    import vl_convert
+
+    png = vl_convert.vegalite_to_png(chart.to_dict(), scale=1.5)
+    return f"![{alt_text}](data:image/png;base64,{base64.b64encode(png).decode()})"

@@ -1,0 +1,123 @@
+"""The gap table: one row an iteration, model, task, split and verification, for people and for programs.
+
+It selects and rounds for display; programs get full precision. It computes nothing.
+"""
+
+from typing import Any
+
+import polars as pl
+
+GAP_COLUMNS = (
+    "study",
+    "seed",
+    "iteration",
+    "model",
+    "task",
+    "split",
+    "verification",
+    "method",
+    "verifier",
+    "rule",
+    "expected_utility",
+    "expected_utility_low",
+    "expected_utility_high",
+    "reweighted_utility",
+    "gap",
+    "gap_low",
+    "gap_high",
+    "relative_gap",
+    "relative_gap_low",
+    "relative_gap_high",
+    "relative_gap_ratio_of_means",
+    "relative_gap_trimmed",
+    "pooled_gap",
+    "coverage",
+    "retained",
+    "effective_sample_size",
+    "pass_at_1",
+    "pass_at_8",
+    "pass_at_32",
+    "maj_at_8",
+    "improvement",
+    "improvement_low",
+    "improvement_high",
+    "improvement_over_base",
+    "improvement_over_base_low",
+    "improvement_over_base_high",
+    "update_error",
+    "update_error_low",
+    "update_error_high",
+    "tpr",
+    "fpr",
+    "auroc",
+    "auroc_per_prompt",
+    "strict_expected_utility",
+    "distinct_answers",
+    "answer_entropy",
+    "num_prompts",
+    "num_samples",
+    "num_missing",
+    "num_unparsed",
+)
+
+SHOWN = {
+    "iteration": "t",
+    "verification": "verification",
+    "expected_utility": "J(f_t)",
+    "gap": "gap",
+    "relative_gap": "relative gap",
+    "improvement": "J(f_t) - J(f_t-1)",
+    "update_error": "update error",
+    "pass_at_8": "pass@8",
+    "coverage": "coverage",
+    "retained": "retained",
+}
+"""Column -> heading of the table a person reads."""
+
+
+def gap_rows(metrics: pl.DataFrame) -> list[dict[str, Any]]:
+    """All rows at full precision, in reading order."""
+    order = ["study", "model", "task", "split", "iteration", "verification"]
+    return metrics.sort(order).select(GAP_COLUMNS).to_dicts()
+
+
+def shown_rows(metrics: pl.DataFrame, split: str = "eval") -> list[dict[str, str]]:
+    """Rows of one split as text, intervals in brackets, `-` where a value does not exist.
+
+    Several models or tasks get columns of their own.
+    """
+    cells = [name for name in ("model", "task") if metrics[name].n_unique() > 1]
+    headings = {**{name: name for name in cells}, **SHOWN}
+    rows = [row for row in gap_rows(metrics) if row["split"] == split]
+    return [{heading: _shown(row, name) for name, heading in headings.items()} for row in rows]
+
+
+def _shown(row: dict[str, Any], name: str) -> str:
+    value = row[name]
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    interval = "" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]"
+    return (f"{value:+.3f}" if interval and name != "expected_utility" else f"{value:.3f}") + interval
+
+
+def markdown_table(rows: list[dict[str, str]]) -> str:
+    """Rows as a Markdown table.
+
+    Examples:
+        >>> print(markdown_table([{"t": "0", "gap": "+.1 [a|b]"}]))
+        | t | gap |
+        |---|---|
+        | 0 | +.1 [a\\|b] |
+    """
+    if not rows:
+        return "(no rows)"
+    lines = [" | ".join(rows[0]), "|".join("---" for _ in rows[0])]
+    lines += [" | ".join(_cell(value) for value in row.values()) for row in rows]
+    return "\n".join([f"| {lines[0]} |", f"|{lines[1]}|", *(f"| {line} |" for line in lines[2:])])
+
+
+def _cell(value: str) -> str:
+    return value.replace("|", "\\|").replace("\n", "⏎")

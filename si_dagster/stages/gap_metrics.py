@@ -1,0 +1,203 @@
+"""Gap metrics: what the verification of one iteration would gain, and what the update before it gained.
+
+Estimators live in `core`; this only lays the tables side by side. It chooses no threshold: the rule of the
+study is applied to every verification as it stands.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from si_dagster.core import gap, update
+from si_dagster.core.diversity import answer_entropy, distinct_answers
+from si_dagster.core.fingerprint import derive_seed
+from si_dagster.core.intervals import Interval
+from si_dagster.core.pass_at_k import majority_at_k, pass_at_k
+from si_dagster.core.samples import answer_codes, mean_or_nan, offsets_from_sorted_ids
+from si_dagster.core.verifier_quality import verifier_quality
+from si_dagster.stages.weighting import proxy_utilities, sample_weights
+from si_dagster.study import Study, VerificationSpec
+
+MAJORITY_K = 8
+
+
+@dataclass(frozen=True)
+class IterationTables:
+    """What one row of metrics is made from.
+
+    Attributes:
+        utilities: Of the current policy; columns as the schema of `utilities`.
+        verifications: Verification name of the study -> its table, of the same generations.
+        previous_utilities: Of the policy before, on the same prompts; `None` in iteration 0.
+        previous_verifications: By the verification that weights training; `None` in iteration 0.
+        base_utilities: Of the base policy; `None` in iteration 0.
+    """
+
+    utilities: pl.DataFrame
+    verifications: Mapping[str, pl.DataFrame]
+    previous_utilities: pl.DataFrame | None = None
+    previous_verifications: pl.DataFrame | None = None
+    base_utilities: pl.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """One policy's samples as flat arrays, sorted by prompt."""
+
+    prompt_ids: np.ndarray  # (num_prompts,)
+    offsets: np.ndarray
+    utilities: np.ndarray
+    strict: np.ndarray
+    answers: np.ndarray
+
+
+def gap_metric_rows(study: Study, tables: IterationTables) -> pl.DataFrame:
+    """A row of metrics for each verification; columns as the schema of `gap_metrics`, less its keys.
+
+    The update error is told in the row of the verification that weights training, and is null in the others:
+    only its reweighted policy was distilled.
+    """
+    samples = _samples(tables.utilities)
+    shared = _policy_metrics(study, samples) | _paired_metrics(study, samples, tables)
+    used = study.weighting_verification().name
+    rows = []
+    for spec in study.verification:
+        row = shared | _verification_metrics(study, spec, samples, tables.verifications[spec.name])
+        if spec.name == used:
+            row |= _update_metrics(study, samples, tables)
+        rows.append({name: _null_if_nan(value) for name, value in row.items()})
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _samples(utilities: pl.DataFrame) -> _Samples:
+    rows = utilities.sort("prompt_id", "sample_index")
+    ids = rows["prompt_id"].to_numpy()
+    offsets = offsets_from_sorted_ids(ids)
+    return _Samples(
+        prompt_ids=ids[offsets[:-1]],
+        offsets=offsets,
+        utilities=_floats(rows["utility"]),
+        strict=_floats(rows["strict_utility"]),
+        answers=answer_codes(rows["extracted"].to_list()),
+    )
+
+
+def _floats(column: pl.Series) -> np.ndarray:
+    return column.cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+
+def _policy_metrics(study: Study, samples: _Samples) -> dict[str, Any]:
+    """Metrics of the generator alone."""
+    u, offsets = samples.utilities, samples.offsets
+    n = int(np.diff(offsets).min())
+    at_k = {k: mean_or_nan(pass_at_k(u, offsets, k)) for k in {*study.pass_at_k(), 1, 8, 32} if k <= n}
+    k = MAJORITY_K
+    majority = mean_or_nan(majority_at_k(samples.answers, u, offsets, k, seed=study.seed)) if n >= k else None
+    return {
+        **{f"pass_at_{k}": at_k.get(k) for k in (1, 8, 32)},
+        "pass_at_k": json.dumps({str(k): at_k[k] for k in study.pass_at_k() if k in at_k}),
+        f"maj_at_{k}": majority,
+        "strict_expected_utility": mean_or_nan(gap.expected_utility(samples.strict, offsets)),
+        "distinct_answers": float(distinct_answers(samples.answers, offsets).mean()),
+        "answer_entropy": mean_or_nan(answer_entropy(samples.answers, offsets)),
+    }
+
+
+def _bootstrap(study: Study) -> dict[str, Any]:
+    return {
+        "num_resamples": study.analysis.num_resamples,
+        "confidence": study.analysis.confidence,
+        "seed": derive_seed(study.seed, "bootstrap"),
+    }
+
+
+def _verification_metrics(
+    study: Study, spec: VerificationSpec, samples: _Samples, verifications: pl.DataFrame
+) -> dict[str, Any]:
+    scores = proxy_utilities(verifications)
+    weights = _weights(study, spec, scores)
+    estimate = gap.estimate_gap(
+        samples.utilities,
+        weights,
+        samples.offsets,
+        no_survivors=study.weighting.no_survivors,
+        saturated=study.analysis.saturated,
+        **_bootstrap(study),
+    )
+    quality = verifier_quality(samples.utilities, _floats(scores["proxy_utility"]), weights, samples.offsets)
+    return {
+        "verification": spec.name,
+        "method": spec.method,
+        "verifier": spec.verifier,
+        "rule": study.weighting.rule,
+        **asdict(estimate),
+        "tpr": quality.true_positive_rate,
+        "fpr": quality.false_positive_rate,
+        "auroc": quality.auroc,
+        "auroc_per_prompt": quality.auroc_per_prompt,
+        "num_unparsed": int(verifications["proxy_utility"].null_count()),
+    }
+
+
+def _weights(study: Study, spec: VerificationSpec, scores: pl.DataFrame) -> np.ndarray:
+    return sample_weights(scores, study.weighting, spec.on_unparsed, study.seed)
+
+
+def _paired_metrics(study: Study, samples: _Samples, tables: IterationTables) -> dict[str, Any]:
+    """J differences to the policy before and to the base, over the same prompts."""
+    metrics: dict[str, Any] = {}
+    for name, before in (
+        ("improvement", tables.previous_utilities),
+        ("improvement_over_base", tables.base_utilities),
+    ):
+        interval = None
+        if before is not None:
+            old = _same_prompts(_samples(before), samples)
+            interval = update.improvement(_expected(old), _expected(samples), **_bootstrap(study))
+        metrics |= _interval_columns(name, interval)
+    return metrics | _interval_columns("update_error", None)
+
+
+def _update_metrics(study: Study, samples: _Samples, tables: IterationTables) -> dict[str, Any]:
+    """Signed error of the update that led here: J(f_{t-1}[w]) - J(f_t)."""
+    if tables.previous_utilities is None or tables.previous_verifications is None:
+        return {}
+    old = _same_prompts(_samples(tables.previous_utilities), samples)
+    scores = proxy_utilities(tables.previous_verifications)
+    weights = _weights(study, study.weighting_verification(), scores)
+    reweighted = gap.fill_no_survivors(
+        gap.reweighted_utility(old.utilities, weights, old.offsets),
+        _expected(old),
+        gap.pooled_reweighted_utility(old.utilities, weights),
+        study.weighting.no_survivors,
+    )
+    interval = update.update_error(reweighted, _expected(samples), **_bootstrap(study))
+    return _interval_columns("update_error", interval)
+
+
+def _expected(samples: _Samples) -> np.ndarray:
+    return gap.expected_utility(samples.utilities, samples.offsets)
+
+
+def _same_prompts(old: _Samples, new: _Samples) -> _Samples:
+    if not np.array_equal(old.prompt_ids, new.prompt_ids):
+        raise ValueError(
+            "paired comparison needs the same evaluation prompts in both iterations; "
+            f"found {len(old.prompt_ids)} and {len(new.prompt_ids)}, not all the same"
+        )
+    return old
+
+
+def _interval_columns(name: str, interval: Interval | None) -> dict[str, float | None]:
+    if interval is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _null_if_nan(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value

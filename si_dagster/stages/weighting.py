@@ -1,0 +1,56 @@
+"""Weights w(proxy utility) of samples, by the rule of the study: the same for training and for the gap.
+
+Thin: it turns tables into the flat arrays of `core.weighting` and picks the rule. It never sees a utility.
+"""
+
+import numpy as np
+import polars as pl
+
+from si_dagster.core import weighting
+from si_dagster.core.samples import offsets_from_sorted_ids
+from si_dagster.study import WeightingSpec
+
+UnparsedPolicy = weighting.UnparsedPolicy
+
+
+def proxy_utilities(verifications: pl.DataFrame) -> pl.DataFrame:
+    """One score a generation: the mean over its readable verifications, null where none is.
+
+    Args:
+        verifications: Columns generation_id, prompt_id, sample_index, proxy_utility (nullable).
+
+    Returns:
+        Columns generation_id, prompt_id, sample_index, proxy_utility, num_unparsed; sorted by prompt_id and
+        sample_index.
+    """
+    return (
+        verifications.group_by("generation_id", "prompt_id", "sample_index")
+        .agg(pl.col("proxy_utility").mean(), num_unparsed=pl.col("proxy_utility").null_count())
+        .sort("prompt_id", "sample_index")
+    )
+
+
+def sample_weights(
+    scores: pl.DataFrame, spec: WeightingSpec, on_unparsed: UnparsedPolicy, seed: int
+) -> np.ndarray:
+    """The weight of each sample under the study's rule.
+
+    Args:
+        scores: Columns prompt_id, proxy_utility; sorted by prompt_id.
+        spec: The rule.
+        on_unparsed: What stands for a score that could not be read.
+        seed: For ties drawn at random.
+
+    Returns:
+        Non-negative weights, shape (num_samples,), in the order of `scores`.
+    """
+    offsets = offsets_from_sorted_ids(scores["prompt_id"].to_numpy())
+    values = scores["proxy_utility"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    values = weighting.fill_unparsed(values, offsets, on_unparsed)
+    if spec.rule == "quantile":
+        return weighting.quantile_weights(values, offsets, spec.q, spec.ties, seed)
+    if spec.rule == "threshold":
+        return weighting.threshold_weights(values, spec.tau)
+    if spec.rule == "exponential":
+        return weighting.exponential_weights(values, offsets, spec.beta)
+    return weighting.best_of_n_weights(values, offsets, spec.k, seed)
