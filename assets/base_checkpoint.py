@@ -1,0 +1,42 @@
+"""base_checkpoint: f_0, pre-trained by the study's recipe, or a given model pinned by its bytes."""
+
+from typing import Any
+
+from resources.stage_run import StageRun
+from si_dagster.analysis.plots import loss_chart, to_markdown
+from si_dagster.stages.base_checkpoint import resolve_model, write_reference
+
+CARD = """The base policy f_0 that every lineage of this study ends in.
+
+Either a pico policy trained from scratch here (its pre-training FLOPs, 6 N D, are known exactly), or a
+reference to a Hugging Face folder with the digest of its bytes.
+
+Reads: the model of the study; for `pretrain`, pre-training text of the task.
+
+Writes: a Hugging Face checkpoint (config, safetensors, tokenizer), or reference.json.
+"""
+
+
+def materialize(run: StageRun) -> dict[str, Any]:
+    """Train or pin the base policy."""
+    model = run.model
+    if model.pretrain is None:
+        folder = resolve_model(model.path or "", model.revision)
+        return write_reference(run.writer.staging_dir, folder, model.path or "", model.revision)
+    task = run.study.task(run.node.address.task or "")
+    spec = {
+        "recipe": model.pretrain.model_dump(mode="json"),
+        "task": task.name,
+        "task_options": task.options,
+        "seed": run.seed,
+    }
+    return training_metadata(run.train("si_dagster.training.pretrain", spec))
+
+
+def training_metadata(result: dict[str, Any]) -> dict[str, Any]:
+    """What a person looks for in a training result: numbers, and the loss as a picture."""
+    metadata = {name: value for name, value in result.items() if isinstance(value, int | float | str)}
+    curve = result.get("loss_curve") or []
+    if len(curve) > 1:
+        metadata["plot"] = to_markdown(loss_chart(*zip(*curve, strict=True)), "training loss")
+    return metadata

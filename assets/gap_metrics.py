@@ -1,0 +1,53 @@
+"""gap_metrics: the generation-verification gap of one iteration, and what the last update did."""
+
+from typing import Any
+
+import polars as pl
+
+from resources.stage_run import StageRun
+from si_dagster.analysis.table import markdown_table, shown_rows
+from si_dagster.stages.gap_metrics import IterationTables, gap_metric_rows
+
+CARD = """The generation-verification gap J(f_t[w]) - J(f_t), and everything that explains it.
+
+On evaluation prompts also the paired change of J against the iteration before and the base, and the
+update error J(f_t-1[w]) - J(f_t). Intervals are cluster bootstraps over prompts.
+
+Reads: generations, utilities, verifications; of the iteration before: utilities and verifications; of the
+base: utilities.
+
+Writes: one row a verification: gap, relative gap, pooled gap, pass@k, maj@k, diversity, verifier quality, each
+as in docs/data.md; one part a split.
+"""
+
+
+def materialize(run: StageRun) -> dict[str, Any]:
+    """Estimate, from stored rows alone."""
+    inputs = run.node.inputs
+    optional = {
+        role: run.read(role) if role in inputs else None
+        for role in ("previous_utilities", "previous_verifications", "base_utilities")
+    }
+    tables = IterationTables(
+        utilities=run.read("utilities"),
+        verifications={v.name: run.read(f"verifications.{v.name}") for v in run.study.verification},
+        **optional,
+    )
+    address = run.node.address
+    keys = {
+        "study": address.study,
+        "iteration": address.iteration,
+        "model": address.model,
+        "task": address.task,
+        "split": address.part,
+        "seed": run.study.seed,
+    }
+    table = gap_metric_rows(run.study, tables).with_columns(**{k: pl.lit(v) for k, v in keys.items()})
+    run.writer.write_part(table)
+    used = run.study.weighting_verification().name
+    row = table.row(by_predicate=pl.col("verification") == used, named=True)
+    shown = ("expected_utility", "gap", "gap_low", "gap_high", "relative_gap", "pooled_gap", "improvement")
+    return {
+        **{name: row[name] for name in (*shown, "update_error", "coverage", "retained", "auroc")},
+        "table": markdown_table(shown_rows(table, address.part or "")),
+    }

@@ -1,0 +1,274 @@
+"""How a stage becomes an asset: keys, edges, checks of what lies there, and what the UI shows.
+
+Every stage goes through `materialize_cell`: an artifact that is whole and of this recipe is kept, one that
+was begun is continued, one of another recipe is refused unless the run may supersede. It computes nothing.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from resources.engine import EngineResource
+from resources.stage_run import StageRun
+from resources.store import StoreResource
+from resources.trainer import TrainerResource
+from si_dagster.analysis.table import markdown_table
+from si_dagster.engines.base import EngineError
+from si_dagster.plan import Node, Plan
+from si_dagster.stages.base_checkpoint import CheckpointError, model_digest, resolve_model
+from si_dagster.store import lineage, schemas
+from si_dagster.store.artifacts import Store
+from si_dagster.store.errors import StoreError
+from si_dagster.store.manifest import InputRef, Manifest
+from si_dagster.study import Study
+
+OWNERS = ["team:self-improvement"]
+SAMPLE_ROWS = 5
+USER_ERRORS = (StoreError, CheckpointError, ValueError)
+"""Errors that trying again does not mend."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of asset.
+
+    Attributes:
+        name: Name of the stage.
+        card: Shown in the UI.
+        materialize: Makes one artifact and returns its metadata.
+        kinds: Shown in the UI; three at most.
+        pool: Concurrency pool, for stages that want the accelerator alone.
+        max_retries: Of an engine that died; chunks that are whole are not made again.
+    """
+
+    name: str
+    card: str
+    materialize: Callable[[StageRun], dict[str, Any]]
+    kinds: frozenset[str]
+    pool: str | None = None
+    max_retries: int = 0
+
+
+def partitions(study: Study) -> dg.MultiPartitionsDefinition:
+    """Model x task: one partition a cell."""
+    return dg.MultiPartitionsDefinition(
+        {
+            "model": dg.StaticPartitionsDefinition([model.name for model in study.models]),
+            "task": dg.StaticPartitionsDefinition([task.name for task in study.tasks]),
+        }
+    )
+
+
+def asset_key(study: Study, stage: str, iteration: int | None) -> dg.AssetKey:
+    """`<study>/iteration_<t>/<stage>`, or `<study>/<stage>` outside the loop."""
+    return dg.AssetKey([study.name, *([] if iteration is None else [f"iteration_{iteration}"]), stage])
+
+
+def group_name(study: Study, iteration: int | None, outside: str) -> str:
+    """Groups are shown folded, in order; their names allow letters, digits and `_` only."""
+    name = f"{study.name}__{outside if iteration is None else f'iteration_{iteration}'}"
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def stage_asset(
+    plan: Plan, stage: Stage, iteration: int | None, automation: dg.AutomationCondition
+) -> dg.AssetsDefinition:
+    """The asset of one stage of one iteration."""
+    study = plan.study
+
+    @dg.asset(
+        key=asset_key(study, stage.name, iteration),
+        deps=list(_edges(plan, stage.name, iteration)),
+        partitions_def=partitions(study),
+        group_name=group_name(study, iteration, "base"),
+        description=stage.card,
+        kinds=set(stage.kinds),
+        owners=OWNERS,
+        tags={"si/study": study.name, **({} if iteration is None else {"si/iteration": str(iteration)})},
+        metadata={"dagster/column_schema": _column_schema(stage.name)} if _has_rows(stage.name) else {},
+        code_version=plan.code_version(stage.name, iteration),
+        automation_condition=automation,
+        pool=stage.pool,
+        retry_policy=dg.RetryPolicy(max_retries=stage.max_retries, delay=2) if stage.max_retries else None,
+    )
+    def asset(
+        context: dg.AssetExecutionContext,
+        store: StoreResource,
+        engine: EngineResource,
+        trainer: TrainerResource,
+    ) -> dg.MaterializeResult:
+        return materialize_cell(context, study, stage, iteration, store, engine, trainer)
+
+    return asset
+
+
+def _edges(plan: Plan, stage: str, iteration: int | None) -> Iterable[dg.AssetDep]:
+    """One dependency an upstream key; a gate is marked as such."""
+    study = plan.study
+    models_read: dict[dg.AssetKey, dict[str, set[str]]] = {}
+    for node in plan.nodes.values():
+        if (node.address.stage, node.address.iteration) == (stage, iteration):
+            for source in node.inputs.values():
+                key = asset_key(study, source.stage, source.iteration)
+                reads = models_read.setdefault(key, {})
+                reads.setdefault(node.address.model or "", set()).add(source.model or "")
+    for key, reads in models_read.items():
+        yield dg.AssetDep(key, partition_mapping=_mapping(reads), metadata={"si/edge": "input"})
+    gate = plan.gate(stage, iteration)
+    if gate is not None:
+        key = asset_key(study, "gap_metrics", gate)
+        mapping = dg.IdentityPartitionMapping()
+        yield dg.AssetDep(key, partition_mapping=mapping, metadata={"si/edge": "gate"})
+
+
+def _mapping(models_read: dict[str, set[str]]) -> dg.PartitionMapping:
+    """Each cell reads its own, unless another model verifies."""
+    if all(read == {model} for model, read in models_read.items()):
+        return dg.IdentityPartitionMapping()
+    # Dagster maps upstream partitions to downstream ones.
+    downstream: dict[str, list[str]] = {}
+    for model, read in sorted(models_read.items()):
+        for upstream in sorted(read):
+            downstream.setdefault(upstream, []).append(model)
+    return dg.MultiPartitionMapping(
+        {
+            "model": dg.DimensionPartitionMapping("model", dg.StaticPartitionMapping(downstream)),
+            "task": dg.DimensionPartitionMapping("task", dg.IdentityPartitionMapping()),
+        }
+    )
+
+
+def planned(study: Study) -> Plan:
+    """The plan with the bytes of given models in its fingerprints."""
+    digests = {
+        model.name: model_digest(resolve_model(model.path, model.revision))
+        for model in study.models
+        if model.path is not None
+    }
+    return Plan(study, digests)
+
+
+def materialize_cell(
+    context: dg.AssetExecutionContext,
+    study: Study,
+    stage: Stage,
+    iteration: int | None,
+    store: StoreResource,
+    engine: EngineResource,
+    trainer: TrainerResource,
+) -> dg.MaterializeResult:
+    """All parts of one stage of one cell, each kept, continued or made."""
+    keys = context.partition_key.keys_by_dimension  # pyright: ignore[reportAttributeAccessIssue]
+    with _told_plainly():
+        plan = planned(study)
+        manifests = [
+            _materialize_part(context, plan, node, stage, store, engine, trainer)
+            for node in plan.parts(stage.name, iteration, keys["model"], keys["task"])
+        ]
+        return _result(manifests, store.store)
+
+
+@contextmanager
+def _told_plainly():
+    """Turn errors that trying again does not mend into one plain failure."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except USER_ERRORS as error:
+        raise dg.Failure(description=f"{error}", allow_retries=False) from error
+
+
+def _materialize_part(
+    context: dg.AssetExecutionContext,
+    plan: Plan,
+    node: Node,
+    stage: Stage,
+    store_resource: StoreResource,
+    engine: EngineResource,
+    trainer: TrainerResource,
+) -> Manifest:
+    store, address = store_resource.store, node.address
+    inputs = [_input(store, role, source) for role, source in node.inputs.items()]
+    kept = store.reusable(address, plan.fingerprint(address), inputs)
+    if kept is not None:
+        context.log.info(f"{address.artifact_id}: kept, {kept.num_rows} rows of this very recipe")
+        lineage.record(store.home, kept)
+        return kept
+    with store.open_writer(
+        address,
+        plan.recipe(address),
+        plan.fingerprint(address),
+        study_snapshot=plan.study.model_dump(mode="json"),
+        supersede=store_resource.supersede,
+    ) as writer:
+        run = StageRun(context, plan, node, store, writer, engine, trainer)
+        metadata = stage.materialize(run)
+        manifest = writer.commit(
+            inputs=inputs,
+            metadata=metadata,
+            dagster_run_id=context.run_id,
+            code_version=str(node.fields["code_version"]),
+        )
+    lineage.record(store.home, manifest)
+    return manifest
+
+
+def _input(store: Store, role: str, source: Any) -> InputRef:
+    return store.require(source).manifest.as_input(role)
+
+
+def _result(manifests: list[Manifest], store: Store) -> dg.MaterializeResult:
+    versions = "".join(manifest.data_version for manifest in manifests)
+    metadata: dict[str, Any] = {"dagster/row_count": sum(manifest.num_rows for manifest in manifests)}
+    for manifest in manifests:
+        prefix = f"{manifest.address.part}/" if len(manifests) > 1 else ""
+        metadata |= {f"{prefix}{name}": _shown(name, v) for name, v in manifest.metadata.items()}
+        metadata[f"{prefix}fingerprint"] = manifest.fingerprint
+        metadata[f"{prefix}path"] = dg.MetadataValue.path(str(store.require(manifest.address).path))
+        if _has_rows(manifest.address.stage):
+            metadata[f"{prefix}sample"] = dg.MetadataValue.md(_sample(store, manifest))
+    data_version = hashlib.sha256(versions.encode()).hexdigest()
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(data_version))
+
+
+def _shown(name: str, value: Any) -> Any:
+    if value is None:
+        return dg.MetadataValue.text("-")
+    if name in ("plot", "table"):
+        return dg.MetadataValue.md(value)
+    if name == "first_prompt":
+        return dg.MetadataValue.md(f"```\n{value}\n```")
+    return value if isinstance(value, int | float | str) else dg.MetadataValue.json(value)
+
+
+def _sample(store: Store, manifest: Manifest) -> str:
+    rows = store.require(manifest.address).scan().head(SAMPLE_ROWS).collect()
+    return markdown_table([{k: _short(v) for k, v in row.items()} for row in rows.to_dicts()])
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _has_rows(stage: str) -> bool:
+    return bool(schemas.STAGES[stage].columns)
+
+
+def _column_schema(stage: str) -> dg.TableSchema:
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=column.name,
+                type=str(column.dtype),
+                description=column.description,
+                constraints=dg.TableColumnConstraints(nullable=column.nullable),
+            )
+            for column in schemas.STAGES[stage].columns
+        ]
+    )

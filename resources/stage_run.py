@@ -1,0 +1,173 @@
+"""One artifact being made: what a stage may read, and how it says how far it is.
+
+A stage opens its inputs by role, and only those the plan declares for it: data that is no edge of the graph
+cannot be reached from here, ground truth least of all.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from resources.engine import EngineResource
+from resources.trainer import TrainerResource
+from si_dagster.engines.base import Engine, Usage
+from si_dagster.plan import Node, Plan
+from si_dagster.stages.base_checkpoint import checkpoint_folder
+from si_dagster.store.artifacts import Artifact, Store, Writer
+from si_dagster.study import ModelSpec, Study, VerificationSpec
+from si_dagster.tasks.base import PromptStyle, Task
+
+SECONDS_BETWEEN_LINES = 2.0
+
+
+class StageRun:
+    """The working place of one stage for one artifact.
+
+    Attributes:
+        context: Dagster's, for logs.
+        node: The artifact as planned.
+        writer: Where rows go.
+    """
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        plan: Plan,
+        node: Node,
+        store: Store,
+        writer: Writer,
+        engine: EngineResource,
+        trainer: TrainerResource,
+    ) -> None:
+        self.context, self.plan, self.node, self.writer = context, plan, node, writer
+        self._store, self._engine, self._trainer = store, engine, trainer
+
+    @property
+    def study(self) -> Study:
+        """The study."""
+        return self.plan.study
+
+    @property
+    def seed(self) -> int:
+        """The seed of this artifact, derived in the plan."""
+        return int(next(v for name, v in self.node.fields.items() if name in ("seed", "generation.seed")))
+
+    @property
+    def model(self) -> ModelSpec:
+        """The model of this cell."""
+        return self.study.model(self.node.address.model or "")
+
+    @property
+    def style(self) -> PromptStyle:
+        """How the model of this cell is spoken to."""
+        return self.model.style
+
+    @property
+    def task(self) -> Task:
+        """The task of this cell."""
+        return self.plan.task(self.node.address.task or "")
+
+    @property
+    def verification(self) -> VerificationSpec:
+        """The verification of the study whose part this is."""
+        name = (self.node.address.part or "").partition(".")[2]
+        return next(spec for spec in self.study.verification if spec.name == name)
+
+    def artifact(self, role: str) -> Artifact:
+        """The input of that role, complete and checked against its manifest.
+
+        Raises:
+            KeyError: If the plan declares no such input of this stage.
+            StoreError: If it is missing or damaged; says what to do.
+        """
+        return self._store.require(self.node.inputs[role])
+
+    def read(self, role: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The rows of an input."""
+        return self.artifact(role).read(columns)
+
+    def checkpoint(self, role: str) -> Path:
+        """The folder of a checkpoint that is an input."""
+        return checkpoint_folder(self.artifact(role).path)
+
+    def engine(self, role: str) -> Engine:
+        """The engine holding the checkpoint of that role."""
+        trusted = self.study.model(self.node.inputs[role].model or "").trust_remote_code
+        self.context.log.info(
+            f"starting the {self._engine.kind} engine on {self.node.inputs[role].artifact_id}"
+        )
+        return self._engine.load(self.checkpoint(role), trusted)
+
+    @contextmanager
+    def engine_cost(self, role: str) -> Iterator[tuple[Engine, dict[str, Any]]]:
+        """An engine, and a dict that holds what it cost once the block ends: tokens, seconds, FLOPs."""
+        engine, cost = self.engine(role), {}
+        before = engine.usage()
+        yield engine, cost
+        cost |= _cost(before, engine.usage())
+
+    @property
+    def chunk_prompts(self) -> int:
+        """Prompts a chunk."""
+        return self._engine.chunk_prompts
+
+    def train(self, module: str, spec: dict[str, Any]) -> dict[str, Any]:
+        """Train into the staging folder of this artifact, after the engine has given its memory back."""
+        self._engine.release()
+        staging = self.writer.staging_dir
+        spec_file = staging.parent / f"{staging.name}.spec.json"
+        return self._trainer.train(self.context, module, {**spec, "output_dir": str(staging)}, spec_file)
+
+    @contextmanager
+    def progress(self, total: int, unit: str, done: int = 0) -> Iterator["Progress"]:
+        """Tell the run how far it is, every few seconds and at the end."""
+        part = f" {self.node.address.part}" if self.node.address.part else ""
+        tracker = Progress(self.context, f"{self.node.address.stage}{part}", total, unit, done)
+        yield tracker
+        tracker.tell()
+
+
+def _cost(before: Usage, after: Usage) -> dict[str, Any]:
+    """What an engine did between two readings; a forward pass is 2 N FLOPs a token."""
+    prompt = after.prompt_tokens - before.prompt_tokens
+    completion = after.completion_tokens - before.completion_tokens
+    cached = after.cached_tokens - before.cached_tokens
+    seconds = after.seconds - before.seconds
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "cached_tokens": cached,
+        "engine_seconds": seconds,
+        "tokens_per_second": (prompt + completion) / seconds if seconds else 0.0,
+        "flops": 2.0 * after.num_parameters * (prompt - cached + completion),
+    }
+
+
+class Progress:
+    """Counts done units and logs `label: done/total unit (share), rate, time left`."""
+
+    def __init__(self, context: Any, label: str, total: int, unit: str, done: int) -> None:
+        self._context, self._label, self._total, self._unit = context, label, total, unit
+        self._done, self._first, self._start = done, done, time.monotonic()
+        self._told = self._start
+
+    def advance(self, count: int) -> None:
+        """`count` more units are done."""
+        self._done += count
+        if time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
+            self.tell()
+
+    def tell(self) -> None:
+        """Log how far it is."""
+        self._told = time.monotonic()
+        rate = (self._done - self._first) / max(self._told - self._start, 1e-9)
+        left = (self._total - self._done) / rate if rate else 0.0
+        self._context.log.info(
+            f"{self._label}: {self._done}/{self._total} {self._unit} "
+            f"({self._done / max(self._total, 1):.0%}), {rate:,.0f}/s, {left:.0f} s left"
+        )

@@ -1,0 +1,63 @@
+"""The code location: every study as a graph, bound to store, engine and trainer.
+
+Studies are the YAML files of `studies/` and, for studies run from elsewhere or with overrides, the copies
+kept under the home folder. A file that cannot be read is told and left out, so one bad file hides no other.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from assets.study_graph import study_definitions
+from resources.engine import EngineResource
+from resources.store import StoreResource
+from resources.trainer import TrainerResource
+from si_dagster.store.layout import default_home
+from si_dagster.study import Study, StudyError, load_study
+
+STUDIES = Path(__file__).parent.parent / "studies"
+
+
+def find_studies(home: Path) -> list[Study]:
+    """All studies of the repository, and those of the home folder that have another name."""
+    folder = Path(os.environ.get("SI_DAGSTER_STUDIES", STUDIES))
+    studies: dict[str, Study] = {}
+    for file in [*sorted(folder.glob("*.yaml")), *sorted((home / "studies").glob("*.yaml"))]:
+        try:
+            study = load_study(file)
+        except StudyError as error:
+            logging.getLogger("si_dagster").warning("left out: %s", error)
+            continue
+        studies.setdefault(study.name, study)
+    return list(studies.values())
+
+
+def definitions(
+    studies: list[Study], store: StoreResource | None = None, engine: EngineResource | None = None
+) -> dg.Definitions:
+    """The graphs of some studies, with their resources."""
+    bound = dg.Definitions(
+        resources={
+            "store": store or StoreResource(),
+            "engine": engine or EngineResource(kind=os.environ.get("SI_DAGSTER_ENGINE", "transformers")),
+            "trainer": TrainerResource(),
+        },
+        # One process a run: a step costs .05 s instead of 2, and heavy work has processes of its own.
+        executor=dg.in_process_executor,
+        sensors=[
+            dg.AutomationConditionSensorDefinition(
+                "carry_studies_through",
+                target=dg.AssetSelection.all(),
+                default_status=dg.DefaultSensorStatus.STOPPED,
+            )
+        ],
+    )
+    return dg.Definitions.merge(*(study_definitions(study) for study in studies), bound)
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What `dagster dev` loads."""
+    return definitions(find_studies(default_home()))

@@ -1,0 +1,90 @@
+"""Opening a checkpoint with transformers: where it may lie, on which device, in which type.
+
+Safetensors only, since a pickle runs code when it is read; no remote code. It does not download on its own
+account: a name that is not a folder is handed to transformers, which asks the hub as its settings allow.
+"""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from si_dagster.engines.base import EngineError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def chosen_device(device: str) -> torch.device:
+    """The device of that name; `auto` is CUDA where there is one.
+
+    Raises:
+        EngineError: If there is no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise EngineError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return place
+
+
+def chosen_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The floating-point type of that name; `auto` is bfloat16 on CUDA and float32 elsewhere.
+
+    Raises:
+        EngineError: If torch has no floating-point type of that name.
+    """
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    chosen = getattr(torch, dtype, None)
+    if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
+        raise EngineError(f"dtype {dtype!r} is none of auto, float32, bfloat16, float16")
+    return chosen
+
+
+def load_checkpoint(
+    path: str, device: torch.device, dtype: torch.dtype
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """Model (in evaluation mode, on the device) and tokenizer of a checkpoint.
+
+    Raises:
+        EngineError: If the folder is missing, holds no safetensors or cannot be read by transformers.
+    """
+    check_folder(path)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+        return model.to(device).eval(), tokenizer  # pyright: ignore[reportArgumentType]
+    except torch.OutOfMemoryError as error:
+        raise EngineError(f"{path}: the weights do not fit on {device}: {error}") from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise EngineError(f"{path}: transformers cannot load it: {type(error).__name__}: {error}") from error
+
+
+def check_folder(path: str) -> None:
+    """Refuse a path that is neither a checkpoint folder nor shaped like a hub name (owner/model).
+
+    Raises:
+        EngineError: With the file that is missing.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        if HUB_NAME.fullmatch(path) and not folder.parent.is_dir():
+            return
+        raise EngineError(f"{path}: no such checkpoint folder")
+    if not (folder / "config.json").is_file():
+        raise EngineError(f"{path}: no config.json, so this is no checkpoint folder")
+    if not any(folder.glob("*.safetensors")):
+        raise EngineError(f"{path}: no *.safetensors; save the weights with safe_serialization=True")

@@ -1,0 +1,233 @@
+"""Runs from the command line: the same assets as the UI, in this process, in the same Dagster instance.
+
+It starts, watches and sums up runs. What a run computes is in `assets`; where it lies is the store's.
+"""
+
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import yaml
+
+from assets.automation import job_name
+from assets.report import stop_reason, study_metrics
+from assets.stage_asset import asset_key, planned
+from resources.engine import EngineResource
+from resources.store import StoreResource
+from si_dagster.analysis.table import shown_rows
+from si_dagster.console import progress_logger
+from si_dagster.core.fingerprint import drift
+from si_dagster.definitions import definitions, find_studies
+from si_dagster.plan import Plan
+from si_dagster.store.artifacts import Store
+from si_dagster.store.atomic import write_text
+from si_dagster.store.layout import default_home
+from si_dagster.study import Study, StudyError, load_study
+
+INSTANCE_CONFIG = Path(__file__).parent.parent / "dagster.yaml"
+
+
+@dataclass
+class Outcome:
+    """How a study stands after a run.
+
+    Attributes:
+        study: Its name.
+        failures: One message a failed step; a closed gap is no failure.
+        stopped: Why the loop ended early, if it did.
+        table: The gap table on held-out prompts, as text.
+        report: Path of the report; `None` where nothing was measured.
+    """
+
+    study: str
+    failures: list[str] = field(default_factory=list)
+    stopped: str | None = None
+    table: list[dict[str, str]] = field(default_factory=list)
+    report: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def summary(self) -> list[str]:
+        """What a person wants to know next."""
+        lines = [f"[bold red]failed:[/] {failure}" for failure in self.failures]
+        if self.stopped:
+            lines.append(f"[bold]stopped:[/] {self.stopped}")
+        if self.report:
+            lines.append(f"report: {self.report}")
+        lines.append("UI: make ui (or si-dagster ui), then http://localhost:3000/asset-groups")
+        return lines
+
+
+def check_study_file(path: Path) -> str | None:
+    """What is wrong with a study file, or `None`: fields, names of tasks and methods, the graph."""
+    from assets.study_graph import study_definitions
+
+    try:
+        study_definitions(load_study(path))
+    except Exception as error:  # a study file is user input: whatever it does is told, not raised
+        message = str(error)
+        return message if message.startswith(str(path)) else f"{path}: {message}"
+    return None
+
+
+def find_study(study: str, overrides: list[str]) -> Study:
+    """A study by file or by name.
+
+    Raises:
+        StudyError: If there is neither; lists what there is.
+    """
+    if Path(study).suffix in (".yaml", ".yml") or Path(study).is_file():
+        return load_study(study, overrides)
+    known = {found.name: found for found in find_studies(default_home())}
+    if study not in known:
+        raise StudyError(f"no study {study!r}; known: {', '.join(sorted(known)) or 'none'}, or give a file")
+    if overrides:
+        raise StudyError(f"overrides go with a study file, not with the name {study!r}")
+    return known[study]
+
+
+def open_instance(home: Path) -> dg.DagsterInstance:
+    """The Dagster instance of a home folder, made on first use; the UI opens the same."""
+    folder = home / "dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "dagster.yaml").exists():
+        shutil.copyfile(INSTANCE_CONFIG, folder / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(folder)
+    return dg.DagsterInstance.get()
+
+
+def run_study(
+    study: Study, engine: str = "transformers", supersede: bool = False, quiet: bool = False
+) -> Outcome:
+    """Run every cell of a study from where it is, then the report.
+
+    Args:
+        study: What to run; a copy is kept under the home folder, so that the UI shows it too.
+        engine: Kind of engine.
+        supersede: Move artifacts of another recipe aside instead of refusing.
+        quiet: No progress on the terminal.
+    """
+    store = StoreResource(supersede=supersede)
+    bound = definitions([study], store, EngineResource(kind=engine))
+    _keep_copy(study, store.path)
+    outcome = Outcome(study.name)
+    with open_instance(store.path) as instance, progress_logger(quiet) as loggers:
+        job = dg.Definitions.merge(bound, dg.Definitions(loggers=loggers)).resolve_job_def(
+            job_name(study.name, "all_iterations")
+        )
+        for model, task in study.cells():
+            key = dg.MultiPartitionKey({"model": model, "task": task})
+            result = job.execute_in_process(instance=instance, partition_key=key, raise_on_error=False)
+            outcome.failures += _failures(result)
+        plan = planned(study)
+        if _measured(plan, store.store):
+            _report(bound, study, instance)
+            metrics = study_metrics(plan, store.store)
+            outcome.table, outcome.stopped = shown_rows(metrics), stop_reason(plan, metrics)
+            outcome.report = str(store.path / "reports" / f"{study.name}.html")
+    return outcome
+
+
+def _keep_copy(study: Study, home: Path) -> None:
+    """Keep what was run where the UI finds it; a file in `studies/` of the same name comes first there."""
+    folder = home / "studies"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    write_text(folder / f"{study.name}.yaml", text)
+
+
+def _measured(plan: Plan, store: Store) -> bool:
+    return any(a.stage == "gap_metrics" and store.manifest(a) for a in plan.nodes)
+
+
+def _report(bound: dg.Definitions, study: Study, instance: dg.DagsterInstance) -> None:
+    report = asset_key(study, "report", None)
+    graph = bound.resolve_implicit_global_asset_job_def()
+    graph.execute_in_process(instance=instance, asset_selection=[report])
+
+
+def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
+    """Messages of failed steps; a blocking check that failed is a stop of the loop, not a failure."""
+    messages = []
+    for event in result.filter_events(lambda event: event.is_step_failure):
+        error = event.step_failure_data.error
+        while error is not None and error.cause is not None and error.cls_name != "Failure":
+            error = error.cause
+        if error is not None and error.cls_name != "DagsterAssetCheckFailedError":
+            description = getattr(event.step_failure_data.user_failure_data, "description", None)
+            messages.append(f"{event.step_key}: {description or error.message.strip()}")
+    return messages
+
+
+def study_status(study: Study) -> list[dict[str, Any]]:
+    """State of every artifact: `done`, `begun`, `missing` or `stale`, with the fields that differ."""
+    plan, store = planned(study), Store(default_home())
+    rows, stale = [], set()
+    for address, node in plan.nodes.items():
+        if address.stage == "report":
+            continue
+        row = _artifact_status(plan, store, address)
+        if row["state"] != "missing" and any(source in stale for source in node.inputs.values()):
+            row["state"] = "stale"
+        if row["state"] == "stale":
+            stale.add(address)
+        rows.append(row)
+    return rows
+
+
+def _artifact_status(plan: Plan, store: Store, address: Any) -> dict[str, Any]:
+    manifest, begun = store.manifest(address), store.begun(address)
+    stored = manifest.recipe if manifest else begun
+    differences = drift(stored, plan.recipe(address)) if stored is not None else []
+    state = "done" if manifest else "begun" if begun is not None else "missing"
+    own = [(f, a, b) for f, a, b in differences if not f.startswith("inputs.")]
+    return {
+        "artifact": address.artifact_id,
+        "state": "stale" if differences else state,
+        "num_rows": manifest.num_rows if manifest else None,
+        "fingerprint": plan.fingerprint(address),
+        "drift": [{"field": f, "stored": a, "study": b} for f, a, b in own or differences],
+    }
+
+
+def stored_metrics(study: str, overrides: list[str]) -> pl.DataFrame:
+    """Metrics of a study by file or name; of a name that was never run, those of its replicates.
+
+    Raises:
+        StudyError: If nothing is measured; lists what is.
+    """
+    home = default_home()
+    store = Store(home)
+    is_file = Path(study).suffix in (".yaml", ".yml") or Path(study).is_file()
+    name = load_study(study, overrides).name if is_file else study
+    measured = {found.name: found for found in _ran_studies(home) if _measured(Plan(found), store)}
+    wanted = [measured[name]] if name in measured else []
+    wanted = wanted or [found for found in measured.values() if found.name.startswith(f"{name}__")]
+    if not wanted:
+        raise StudyError(
+            f"nothing of {name!r} is measured in {home}; measured: {', '.join(measured) or 'none'}"
+        )
+    return pl.concat([study_metrics(Plan(found), store) for found in wanted])
+
+
+def _ran_studies(home: Path) -> list[Study]:
+    return [load_study(file) for file in sorted((home / "studies").glob("*.yaml"))]
+
+
+def exec_ui(port: int) -> None:
+    """Become `dagster dev` on the home folder of this project."""
+    home = default_home()
+    with open_instance(home):
+        pass
+    os.environ["SI_DAGSTER_HOME"] = str(home)
+    root = Path(__file__).parent.parent
+    os.chdir(root)
+    command = [sys.executable, "-m", "dagster", "dev", "--workspace", "workspace.yaml", "--port", str(port)]
+    os.execv(sys.executable, command)
