@@ -16,7 +16,7 @@ update error J(f_t-1[w]) - J(f_t). Intervals are cluster bootstraps over prompts
 Reads: generations, utilities, verifications; of the iteration before: utilities and verifications; of the
 base: utilities.
 
-Writes: one row a verification: gap, relative gap, pooled gap, pass@k, maj@k, diversity, verifier quality, each
+Writes: one row a verification: gap, relative gap, pooled gap, pass@k, maj@k, diversity, verifier quality,
 as in docs/data.md; one part a split.
 """
 

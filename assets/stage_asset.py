@@ -257,7 +257,7 @@ def _short(value: Any) -> str:
 
 
 def _has_rows(stage: str) -> bool:
-    return bool(schemas.STAGES[stage].columns)
+    return stage in schemas.TABLES
 
 
 def _column_schema(stage: str) -> dg.TableSchema:
@@ -265,10 +265,10 @@ def _column_schema(stage: str) -> dg.TableSchema:
         columns=[
             dg.TableColumn(
                 name=column.name,
-                type=str(column.dtype),
+                type=column.kind,
                 description=column.description,
                 constraints=dg.TableColumnConstraints(nullable=column.nullable),
             )
-            for column in schemas.STAGES[stage].columns
+            for column in schemas.TABLES[stage].columns
         ]
     )

@@ -236,22 +236,11 @@ class Plan:
         inputs["verifications"] = self.address("verifications", iteration, cell, part)
         weighting = self.study.weighting.model_dump(mode="json", include={"max_per_prompt", "duplicates"})
         fields = {
-            "weighting": {**self._rule(), **weighting},
+            "weighting": {**self.study.weighting.rule_fields(), **weighting},
             "verification.on_unparsed": spec.on_unparsed,
             "seed": derive_seed(self.study.seed, "filtered_set", iteration),
         }
         return self._node(self.address("filtered_set", iteration, cell), fields, inputs)
-
-    def _rule(self) -> dict[str, Any]:
-        """The weighting rule with the parameters it uses, and no others."""
-        weighting = self.study.weighting
-        used = {
-            "quantile": {"q", "ties"},
-            "threshold": {"tau"},
-            "exponential": {"beta"},
-            "best_of_n": {"k"},
-        }[weighting.rule]
-        return weighting.model_dump(mode="json", include={"rule", *used})
 
     def _checkpoint(self, iteration: int, cell: tuple[str, str]) -> Node:
         distillation = self.study.distillation
@@ -270,7 +259,7 @@ class Plan:
         return self._node(self.address("checkpoint", iteration, cell), fields, inputs)
 
     def _gap_metrics(self, iteration: int, cell: tuple[str, str], split: Split) -> Node:
-        weighting = {**self._rule(), "no_survivors": self.study.weighting.no_survivors}
+        weighting = {**self.study.weighting.rule_fields(), "no_survivors": self.study.weighting.no_survivors}
         used = self.study.weighting_verification().name
         analysis = self.study.analysis.model_dump(mode="json", exclude={"pass_at_k"})
         fields = {

@@ -158,6 +158,22 @@ class WeightingSpec(Spec):
     duplicates: Literal["collapse", "keep"] = "keep"
     """Identical completions of one prompt train as one row (weights summed), or as they are."""
 
+    def rule_fields(self) -> dict[str, Any]:
+        """The rule with the parameters it uses, and no others: what changes the weights.
+
+        Examples:
+            >>> WeightingSpec(rule="threshold", tau=0.5, q=0.9).rule_fields()
+            {'rule': 'threshold', 'tau': 0.5}
+        """
+        used = {"quantile": {"q", "ties"}, "threshold": {"tau"}, "exponential": {"beta"}, "best_of_n": {"k"}}
+        return self.model_dump(mode="json", include={"rule", *used[self.rule]})
+
+    @property
+    def label(self) -> str:
+        """The rule as text, `threshold(tau=0.5)`."""
+        fields = self.rule_fields()
+        return f"{fields.pop('rule')}({', '.join(f'{name}={value}' for name, value in fields.items())})"
+
 
 class DistillationSpec(Spec):
     """How f_t becomes f_{t+1}; TRL's SFTConfig names."""

@@ -134,7 +134,7 @@ def _verification_metrics(
         "verification": spec.name,
         "method": spec.method,
         "verifier": spec.verifier,
-        "rule": study.weighting.rule,
+        "rule": study.weighting.label,
         **asdict(estimate),
         "tpr": quality.true_positive_rate,
         "fpr": quality.false_positive_rate,

@@ -84,9 +84,7 @@ def verification_chunks(
 
 
 def _table(generations: pl.DataFrame, judgements: list[dict], spec: VerificationSpec) -> pl.DataFrame:
-    ids = [
-        verification_id(row["generation_id"], spec.name, row["verification_index"]) for row in judgements
-    ]
+    ids = [verification_id(row["generation_id"], spec.name, row["verification_index"]) for row in judgements]
     return (
         pl.DataFrame(judgements, infer_schema_length=None)
         .with_columns(

@@ -1,0 +1,153 @@
+"""The graph of a study: its keys, its edges, and what never descends from ground truth."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from si_dagster.definitions import definitions
+from si_dagster.plan import TRUTH_STAGES, Plan
+from si_dagster.study import load_study
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = load_study(ROOT / "studies" / "quickstart.yaml")
+EDGES = ROOT / "tests" / "cases" / "quickstart_edges.txt"
+
+
+@pytest.fixture(scope="module")
+def graph() -> dg.Definitions:
+    return definitions([QUICKSTART])
+
+
+def edge_lines(graph: dg.Definitions) -> list[str]:
+    """`upstream -> downstream (edge)` for every dependency, as Dagster sees it."""
+    lines = []
+    for spec in graph.resolve_all_asset_specs():
+        for dep in spec.deps:
+            kind = dep.metadata.get("si/edge", "input") if dep.metadata else "input"
+            lines.append(f"{dep.asset_key.to_user_string()} -> {spec.key.to_user_string()} ({kind})")
+    return sorted(lines)
+
+
+def test_definitions_are_loadable(graph: dg.Definitions) -> None:
+    dg.Definitions.validate_loadable(graph)
+
+
+def test_edges_equal_the_committed_ones(graph: dg.Definitions) -> None:
+    assert edge_lines(graph) == EDGES.read_text().splitlines()
+
+
+def test_keys_are_unrolled_and_grouped_by_iteration(graph: dg.Definitions) -> None:
+    groups = {spec.key.to_user_string(): spec.group_name for spec in graph.resolve_all_asset_specs()}
+    assert groups["quickstart/iteration_0/generations"] == "quickstart__iteration_0"
+    assert groups["quickstart/iteration_1/checkpoint"] == "quickstart__iteration_1"
+    assert groups["quickstart/base_checkpoint"] == "quickstart__base"
+    assert groups["quickstart/report"] == "quickstart__report"
+
+
+def data_ancestors(lines: list[str], key: str) -> set[str]:
+    """Everything a key descends from along edges that carry data."""
+    parents: dict[str, set[str]] = {}
+    for line in lines:
+        upstream, _, rest = line.partition(" -> ")
+        downstream, _, kind = rest.partition(" (")
+        if kind == "input)":
+            parents.setdefault(downstream, set()).add(upstream)
+    found, frontier = set(), [key]
+    while frontier:
+        for parent in parents.get(frontier.pop(), set()) - found:
+            found.add(parent)
+            frontier.append(parent)
+    return found
+
+
+def test_no_filtered_set_or_checkpoint_descends_from_ground_truth(graph: dg.Definitions) -> None:
+    lines = edge_lines(graph)
+    keys = {line.partition(" -> ")[2].partition(" (")[0] for line in lines}
+    learned = [key for key in keys if key.endswith(("/filtered_set", "/checkpoint"))]
+    assert len(learned) == 2 * QUICKSTART.iterations
+    for key in learned:
+        ancestors = data_ancestors(lines, key)
+        assert "quickstart/base_checkpoint" in ancestors
+        assert not [a for a in ancestors if a.rpartition("/")[2] in TRUTH_STAGES], key
+
+
+def test_the_only_gates_lead_from_a_gap_to_the_generations_after_it(graph: dg.Definitions) -> None:
+    gates = [line for line in edge_lines(graph) if line.endswith("(gate)")]
+    assert gates == [
+        f"quickstart/iteration_{t}/gap_metrics -> quickstart/iteration_{t + 1}/generations (gate)"
+        for t in range(QUICKSTART.iterations)
+    ]
+
+
+def test_the_plan_agrees_that_ground_truth_reaches_no_policy() -> None:
+    plan = Plan(QUICKSTART)
+    reached = {address.stage for address in plan.descendants("utilities")}
+    assert reached == {"gap_metrics", "report"}
+
+
+def test_every_asset_shows_card_owner_kinds_code_version_and_columns(graph: dg.Definitions) -> None:
+    for spec in graph.resolve_all_asset_specs():
+        assert "Reads:" in (spec.description or ""), spec.key
+        assert "Writes:" in (spec.description or ""), spec.key
+        assert spec.owners, spec.key
+        assert spec.kinds, spec.key
+        assert spec.code_version, spec.key
+        if spec.key.path[-1] in ("prompts", "generations", "verifications", "filtered_set", "gap_metrics"):
+            assert spec.metadata["dagster/column_schema"].columns
+
+
+def test_more_iterations_leave_earlier_artifacts_alone() -> None:
+    """A finished study can be carried on: nothing of its first iterations changes its fingerprint."""
+    short, long = (
+        Plan(load_study(ROOT / "studies" / "quickstart.yaml", [f"iterations={t}"])) for t in (2, 3)
+    )
+    kept = [a for a in short.nodes if a.stage != "report"]
+    assert kept
+    for address in kept:
+        assert short.fingerprint(address) == long.fingerprint(address), address
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("generation.temperature=0.5", {"generations"}),
+        ("verification.0.num_verifications=2", {"verifications"}),
+        ("weighting.q=0.5", {"filtered_set", "gap_metrics"}),
+        ("weighting.beta=9", set()),  # not a parameter of the quantile rule
+        ("distillation.learning_rate=0.001", {"checkpoint"}),
+        ("analysis.confidence=0.9", {"gap_metrics"}),
+        ("stop.min_gap=0.1", set()),  # decides whether, not what
+        ("description=other", set()),
+    ],
+)
+def test_an_override_changes_its_own_stage_and_what_descends_from_it(
+    override: str, changed: set[str]
+) -> None:
+    before = Plan(QUICKSTART)
+    after = Plan(load_study(ROOT / "studies" / "quickstart.yaml", [override]))
+    own = {a.stage for a in before.nodes if before.nodes[a].fields != after.nodes[a].fields}
+    assert own == changed
+    descendants = set().union(*(before.descendants(stage) for stage in changed)) if changed else set()
+    for address in before.nodes:
+        differs = before.fingerprint(address) != after.fingerprint(address)
+        assert differs == (address.stage in changed or address in descendants), address
+
+
+def test_the_code_location_loads_quickly_and_without_torch(tmp_path: Path) -> None:
+    """Imports only; a time is printed by the benchmark, here heavy libraries are refused by name."""
+    program = (
+        "import sys; from dagster import Definitions; from si_dagster.definitions import defs; defs();"
+        "heavy = {'torch', 'transformers', 'vllm', 'trl', 'deepspeed', 'datasets', 'altair'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={"SI_DAGSTER_HOME": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
