@@ -262,7 +262,8 @@ def _pair(left: Shape, right: Shape, judge: LeafJudge | None) -> Comparison:
 
 
 def _together(outcomes: list[Comparison]) -> Comparison:
-    tier = max((outcome.tier for outcome in outcomes), key=lambda tier: _DEPTH[tier], default="literal")
+    tiers: list[Tier] = [outcome.tier for outcome in outcomes]
+    tier: Tier = sorted(tiers, key=_DEPTH.__getitem__)[-1] if tiers else "literal"
     return Comparison(None if any(outcome.equal is None for outcome in outcomes) else True, tier)
 
 
