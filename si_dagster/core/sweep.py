@@ -173,8 +173,12 @@ def _rank(utilities: np.ndarray, scores: np.ndarray, rows: np.ndarray, lots: np.
     ranked_scores = -np.take_along_axis(falling, order, axis=1)
     graded = ~np.isnan(ranked_utilities)
     cumulative = np.zeros((2, rows.shape[0], rows.shape[1] + 1))
-    np.cumsum(graded, axis=1, out=cumulative[0, :, 1:])
-    np.cumsum(np.where(graded, ranked_utilities, 0.0), axis=1, out=cumulative[1, :, 1:])
+    if graded.all():  # the usual case, a third of the time of the other
+        cumulative[0] = np.arange(rows.shape[1] + 1)
+        np.cumsum(ranked_utilities, axis=1, out=cumulative[1, :, 1:])
+    else:
+        np.cumsum(graded, axis=1, out=cumulative[0, :, 1:])
+        np.cumsum(np.where(graded, ranked_utilities, 0.0), axis=1, out=cumulative[1, :, 1:])
     num_parsed = (~np.isnan(ranked_scores)).sum(axis=1)
     return _Ranking(ranked_scores, num_parsed, cumulative[0], cumulative[1])
 

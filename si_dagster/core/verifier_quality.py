@@ -245,32 +245,21 @@ def quality_by_difficulty(
     bins = np.where(np.isnan(expected), -1, bins)
     lows = [0.0, 0.0, *inner_edges, 1.0]
     highs = [0.0, *inner_edges, 1.0, 1.0]
-    return [
-        _difficulty_bin(low, high, bins == b, expected, gap, within, utilities, weights, offsets)
-        for b, (low, high) in enumerate(zip(lows, highs, strict=True))
-    ]
-
-
-def _difficulty_bin(
-    low: float,
-    high: float,
-    chosen: np.ndarray,
-    expected: np.ndarray,
-    gap: np.ndarray,
-    within: np.ndarray,
-    utilities: np.ndarray,
-    weights: np.ndarray,
-    offsets: np.ndarray,
-) -> DifficultyBin:
-    rows = per_sample(chosen, offsets)
-    true_positive_rate, false_positive_rate = acceptance_rates(utilities[rows], weights[rows])
-    return DifficultyBin(
-        low=low,
-        high=high,
-        num_prompts=int(chosen.sum()),
-        expected_utility=mean_or_nan(expected[chosen]),
-        gap=mean_or_nan(gap[chosen]),
-        true_positive_rate=true_positive_rate,
-        false_positive_rate=false_positive_rate,
-        auroc_per_prompt=mean_or_nan(within[chosen]),
-    )
+    ranges = []
+    for b, (low, high) in enumerate(zip(lows, highs, strict=True)):
+        chosen = bins == b
+        rows = per_sample(chosen, offsets)
+        true_positive_rate, false_positive_rate = acceptance_rates(utilities[rows], weights[rows])
+        ranges.append(
+            DifficultyBin(
+                low=low,
+                high=high,
+                num_prompts=int(chosen.sum()),
+                expected_utility=mean_or_nan(expected[chosen]),
+                gap=mean_or_nan(gap[chosen]),
+                true_positive_rate=true_positive_rate,
+                false_positive_rate=false_positive_rate,
+                auroc_per_prompt=mean_or_nan(within[chosen]),
+            )
+        )
+    return ranges

@@ -108,6 +108,16 @@ def test_trimmed_mean_cuts_both_ends() -> None:
     assert np.isnan(trimmed_mean(np.array([NAN])))
 
 
+def test_trimmed_relative_gap_resists_one_prompt() -> None:
+    # Nine prompts (1, 0) with the right one kept: 1 each. One of seven right of eight, the wrong one kept: -7.
+    # Mean (9 - 7) / 10 = .2; one off each end leaves eight ones.
+    utilities = np.array([1.0, 0.0] * 9 + [1.0] * 7 + [0.0])
+    weights = np.array([1.0, 0.0] * 9 + [0.0] * 7 + [1.0])
+    estimate = estimate_gap(utilities, weights, np.append(np.arange(10) * 2, 26))
+    assert estimate.relative_gap == pytest.approx(0.2)
+    assert estimate.relative_gap_trimmed == pytest.approx(1.0)
+
+
 def test_pooled_gap_sees_prompts_vanish() -> None:
     # Easy prompt (3/4 right) kept whole, hard one (0/4) dropped: pooled 3/4 - 3/8, per prompt nothing.
     utilities = np.array([1.0, 1, 1, 0, 0, 0, 0, 0])

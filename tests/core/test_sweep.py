@@ -44,7 +44,7 @@ def _check(curve: GapCurve, column: int, utilities, weights, offsets) -> None:
 
 
 @given(scored_samples(), st.sampled_from(["keep", "random"]))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_quantile_sweep_equals_quantile_weights(samples, ties) -> None:
     utilities, scores, offsets = samples
     curve = gap_by_quantile(utilities, scores, offsets, QUANTILES, ties=ties, seed=5)
@@ -53,7 +53,7 @@ def test_quantile_sweep_equals_quantile_weights(samples, ties) -> None:
 
 
 @given(scored_samples())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_every_k_equals_best_of_n(samples) -> None:
     utilities, scores, offsets = samples
     curve = gap_by_num_kept(utilities, scores, offsets, seed=2)
@@ -63,7 +63,7 @@ def test_every_k_equals_best_of_n(samples) -> None:
 
 
 @given(scored_samples())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_threshold_sweep_equals_threshold_weights(samples) -> None:
     utilities, scores, offsets = samples
     thresholds = np.array([0.0, 2.0, 2.5, 4.0, 9.0])
