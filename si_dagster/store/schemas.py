@@ -1,0 +1,422 @@
+"""The declared columns of every stage: for checking what is written, for the UI and for docs/data.md.
+
+A column has one of four types, may be null or not, and says in one line what it holds. Not here: what
+rows mean together (that a utility belongs to a generation is `lineage`'s), and any conversion that could
+lose something: only widening casts are made.
+
+`python -m si_dagster.store.schemas [PATH]` writes docs/data.md.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from si_dagster.store.errors import SchemaError, StoreError
+
+Kind = Literal["string", "int", "float", "bool"]
+
+_DTYPES: dict[Kind, pl.DataType] = {
+    "string": pl.String(),
+    "int": pl.Int64(),
+    "float": pl.Float64(),
+    "bool": pl.Boolean(),
+}
+_WIDENS: dict[Kind, tuple[type[pl.DataType], ...]] = {
+    "string": (pl.Categorical, pl.Enum),
+    "int": (pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32),
+    "float": (pl.Float32,),
+    "bool": (),
+}
+
+SPLITS = ("train", "eval")
+STATUSES = ("scored", "unparsed", "truncated", "engine_error", "grader_error")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: Its name.
+        kind: `string` (UTF-8), `int` (64 bit), `float` (64 bit, never NaN) or `bool`.
+        description: What it holds, in one line.
+        nullable: Whether null is allowed; null means unknown, never zero.
+        choices: The only values allowed, where they are few.
+    """
+
+    name: str
+    kind: Kind
+    description: str
+    nullable: bool = False
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TableStage:
+    """A stage whose artifact is a table in Parquet parts.
+
+    Attributes:
+        name: Name of the stage.
+        view: Name of its view or table in the lineage catalogue.
+        description: What one row is.
+        columns: All columns, in order.
+        key: The natural key: unique within an artifact, and the order of the rows in a part.
+    """
+
+    name: str
+    view: str
+    description: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+
+    @property
+    def dtypes(self) -> dict[str, pl.DataType]:
+        """Column -> polars type, in order."""
+        return {column.name: _DTYPES[column.kind] for column in self.columns}
+
+    def empty(self) -> pl.DataFrame:
+        """A table of this stage without rows."""
+        return pl.DataFrame(schema=self.dtypes)
+
+    def checked(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The frame with columns in declared order and types, sorted by natural key.
+
+        Raises:
+            SchemaError: If a column is missing, unknown or of another type, holds a null, NaN or value it
+                must not hold, or if a natural key occurs twice. All faults are named at once.
+        """
+        faults = [*self._column_faults(frame)]
+        if not faults:
+            frame = frame.select(pl.col(name).cast(dtype) for name, dtype in self.dtypes.items())
+            faults = [*self._value_faults(frame), *self._key_faults(frame)]
+        if faults:
+            raise SchemaError(f"not a table of stage {self.name!r}: " + "; ".join(faults))
+        return frame.sort(self.key)
+
+    def _column_faults(self, frame: pl.DataFrame) -> list[str]:
+        faults = []
+        if missing := [name for name in self.dtypes if name not in frame.columns]:
+            faults.append(f"missing columns: {', '.join(missing)}")
+        if unknown := [name for name in frame.columns if name not in self.dtypes]:
+            faults.append(f"unknown columns: {', '.join(unknown)}")
+        for column in self.columns:
+            if column.name in frame.columns and not _accepts(column, frame.schema[column.name]):
+                found = frame.schema[column.name]
+                faults.append(f"column {column.name} is {found}, declared {_DTYPES[column.kind]}")
+        return faults
+
+    def _value_faults(self, frame: pl.DataFrame) -> list[str]:
+        faults = []
+        for column in self.columns:
+            values = frame[column.name]
+            if not column.nullable and (nulls := values.null_count()):
+                faults.append(f"column {column.name} may not be null, {nulls} of {len(values)} rows are")
+            if column.kind == "float" and (nans := values.is_nan().sum()):
+                faults.append(f"column {column.name} holds {nans} NaN: write null for unknown")
+            if column.choices and (odd := set(values.drop_nulls().unique()) - set(column.choices)):
+                faults.append(
+                    f"column {column.name} holds {min(odd)!r}, allowed: {', '.join(column.choices)}"
+                )
+        return faults
+
+    def _key_faults(self, frame: pl.DataFrame) -> list[str]:
+        twice = frame.select(self.key).is_duplicated()
+        if not twice.any():
+            return []
+        example = frame.select(self.key).filter(twice).row(0, named=True)
+        return [f"natural key occurs twice, e.g. {example}"]
+
+
+@dataclass(frozen=True)
+class FileStage:
+    """A stage whose artifact is a folder of files that another program wrote.
+
+    Attributes:
+        name: Name of the stage.
+        description: What the folder holds.
+        suffixes: The only file types it may hold; none of them can carry code that runs on loading.
+    """
+
+    name: str
+    description: str
+    suffixes: tuple[str, ...]
+
+
+def _accepts(column: Column, found: pl.DataType) -> bool:
+    if found == _DTYPES[column.kind] or isinstance(found, _WIDENS[column.kind]):
+        return True
+    return column.nullable and found == pl.Null()
+
+
+def _interval(name: str, description: str, nullable: bool = True) -> tuple[Column, Column, Column]:
+    """A number with the ends of its interval."""
+    return (
+        Column(name, "float", description, nullable),
+        Column(f"{name}_low", "float", f"Lower end of the bootstrap interval of {name}.", True),
+        Column(f"{name}_high", "float", f"Upper end of the bootstrap interval of {name}.", True),
+    )
+
+
+_PROMPT_ID = Column("prompt_id", "string", "Natural key of the prompt; holds its split.")
+_SPLIT = Column("split", "string", "Which split the prompt belongs to.", choices=SPLITS)
+_SAMPLE = Column("sample_index", "int", "Number of the draw among those of its prompt, from 0.")
+_GENERATION = Column(
+    "generation_id", "string", "`<study>/iteration_<t>/<model>|<task>/<prompt_id>/<sample_index>`."
+)
+
+_PROMPTS = TableStage(
+    "prompts",
+    "prompts",
+    "One prompt, rendered for the generator, with its reference.",
+    (
+        _PROMPT_ID,
+        _SPLIT,
+        Column("position", "int", "Place of the prompt in its split, from 0."),
+        Column("question", "string", "The bare question, as the task states it."),
+        Column("reference", "string", "Gold answer; never rendered into a generation prompt."),
+        Column("prompt", "string", "The very text the generator answers."),
+        Column("slices", "string", "JSON object of further columns for slices (difficulty, subject)."),
+    ),
+    ("prompt_id",),
+)
+
+_GENERATIONS = TableStage(
+    "generations",
+    "generations",
+    "One draw of a policy for one prompt.",
+    (
+        _GENERATION,
+        _PROMPT_ID,
+        _SPLIT,
+        _SAMPLE,
+        Column("completion", "string", "Decoded text, without stop string and special tokens."),
+        Column(
+            "finish_reason",
+            "string",
+            "`stop` (end token or stop string) or `length` (cut at max_tokens).",
+            choices=("stop", "length"),
+        ),
+        Column("num_tokens", "int", "Sampled tokens, the end-of-sequence token included."),
+        Column(
+            "logprob",
+            "float",
+            "Summed log-probability of the sampled tokens under the policy itself (temperature 1), in nats; "
+            "null where the engine gives none.",
+            True,
+        ),
+    ),
+    ("generation_id",),
+)
+
+_UTILITIES = TableStage(
+    "utilities",
+    "utilities",
+    "The true utility of one generation, by the grader of its task.",
+    (
+        _GENERATION,
+        _PROMPT_ID,
+        _SPLIT,
+        _SAMPLE,
+        Column(
+            "utility", "float", "u in [0, 1] under flexible extraction; null where the grader failed.", True
+        ),
+        Column("strict_utility", "float", "The same in the format the prompt asked for.", True),
+        Column("status", "string", "Why the utility is there or missing.", choices=STATUSES),
+        Column(
+            "extracted", "string", "The normalised answer that was graded; null where none was found.", True
+        ),
+        Column("rule", "string", "Extraction rule and grading tier that decided, e.g. `boxed/numeric`."),
+        Column("detail", "string", "What went wrong, for `grader_error`.", True),
+    ),
+    ("generation_id",),
+)
+
+_VERIFICATIONS = TableStage(
+    "verifications",
+    "verifications",
+    "One act of checking: a verifier's verdict on one generation.",
+    (
+        Column("verification_id", "string", "`<generation_id>/<verification>/<verification_index>`."),
+        _GENERATION,
+        _PROMPT_ID,
+        _SPLIT,
+        _SAMPLE,
+        Column("verification", "string", "Name of the verification in the study."),
+        Column("method", "string", "Method in the catalogue of verification methods."),
+        Column("verifier", "string", "Artifact id of the policy that verified."),
+        Column("verification_index", "int", "m of the M verifications of this generation, from 0."),
+        Column("proxy_utility", "float", "Score û of the generation; null unless `scored`.", True),
+        Column("verdict", "string", "The verdict as parsed, before it became a score.", True),
+        Column(
+            "reply", "string", "The verifier's raw text; null for methods that read log-probabilities.", True
+        ),
+        Column("status", "string", "Why the score is there or missing.", choices=STATUSES),
+    ),
+    ("verification_id",),
+)
+
+_FILTERED_SET = TableStage(
+    "filtered_set",
+    "filtered_sets",
+    "One training row: a generation that was kept, with its weight.",
+    (
+        Column("training_row_id", "string", "`<artifact id of the filtered set>::<generation_id>`."),
+        _GENERATION,
+        _PROMPT_ID,
+        _SAMPLE,
+        Column("prompt", "string", "The text that was answered."),
+        Column("completion", "string", "The text to learn."),
+        Column(
+            "proxy_utility", "float", "Mean score of the verifications; null where none was scored.", True
+        ),
+        Column("weight", "float", "w(û) of the row, duplicates summed; positive."),
+        Column(
+            "num_duplicates",
+            "int",
+            "Identical completions of the prompt this row stands for, itself included.",
+        ),
+    ),
+    ("training_row_id",),
+)
+
+_GAP_METRICS = TableStage(
+    "gap_metrics",
+    "metrics",
+    "The generation-verification gap of one policy on one task by one verification and weighting rule.",
+    (
+        Column("study", "string", "Name of the study."),
+        Column("iteration", "int", "Iteration t of the generator f_t."),
+        Column("model", "string", "Name of the model."),
+        Column("task", "string", "Name of the task."),
+        Column("split", "string", "Split of the prompts measured on.", choices=SPLITS),
+        Column("verification", "string", "Name of the verification in the study."),
+        Column("method", "string", "Method in the catalogue of verification methods."),
+        Column("verifier", "string", "Artifact id of the policy that verified."),
+        Column("rule", "string", "Weight function with its parameters, e.g. `quantile(q=0.75)`."),
+        Column("seed", "int", "Root seed of the study."),
+        *_interval("expected_utility", "J(f): mean over prompts of the mean utility."),
+        Column(
+            "reweighted_utility", "float", "J(f[w]): mean over prompts of the weighted mean utility.", True
+        ),
+        *_interval("gap", "J(f[w]) - J(f)."),
+        *_interval("relative_gap", "Mean over prompts of gap_x / (1 - J_x)."),
+        Column("relative_gap_ratio_of_means", "float", "Gap / (1 - J): the ratio of the two means.", True),
+        Column("relative_gap_trimmed", "float", "Trimmed mean of the per-prompt ratios.", True),
+        Column("pooled_gap", "float", "Weighted mean utility over all samples minus the plain one.", True),
+        Column("coverage", "float", "Share of prompts with a positive weight.", True),
+        Column("retained", "float", "Share of samples with a positive weight.", True),
+        Column("effective_sample_size", "float", "(Σw)² / Σw² of each prompt, summed over prompts.", True),
+        Column("pass_at_1", "float", "Unbiased pass@1.", True),
+        Column("pass_at_8", "float", "Unbiased pass@8; null for fewer samples a prompt.", True),
+        Column("pass_at_32", "float", "Unbiased pass@32; null for fewer samples a prompt.", True),
+        Column("pass_at_k", "string", "JSON object k -> pass@k, for the k the study asks for."),
+        Column("maj_at_8", "float", "Accuracy of the majority of 8; null for fewer samples a prompt.", True),
+        Column("strict_expected_utility", "float", "J(f) under strict extraction.", True),
+        Column("distinct_answers", "float", "Distinct extracted answers a prompt, mean.", True),
+        Column(
+            "answer_entropy", "float", "Entropy of the extracted answers of a prompt, mean, in nats.", True
+        ),
+        Column("tpr", "float", "Share of right samples that keep a positive weight.", True),
+        Column("fpr", "float", "Share of wrong samples that keep a positive weight.", True),
+        Column("auroc", "float", "Area under the ROC curve of û against u.", True),
+        Column("auroc_per_prompt", "float", "Mean over prompts of the area within the prompt.", True),
+        *_interval("update_error", "ε̂ = J(f_{t-1}[w]) - J(f_t), signed."),
+        *_interval("improvement", "J(f_t) - J(f_{t-1})."),
+        *_interval("improvement_over_base", "J(f_t) - J(f_0)."),
+        Column("num_prompts", "int", "Prompts measured."),
+        Column("num_samples", "int", "Generations measured."),
+        Column("num_missing", "int", "Generations without a utility, left out."),
+        Column("num_unparsed", "int", "Generations whose verification could not be read."),
+    ),
+    ("study", "iteration", "model", "task", "split", "verification", "rule", "seed"),
+)
+
+_CHECKPOINT_FILES = (".safetensors", ".json", ".txt", ".model", ".jinja")
+
+TABLES: dict[str, TableStage] = {
+    table.name: table
+    for table in (_PROMPTS, _GENERATIONS, _UTILITIES, _VERIFICATIONS, _FILTERED_SET, _GAP_METRICS)
+}
+"""Stages that are tables, in the order of the loop."""
+
+FILES: dict[str, FileStage] = {
+    stage.name: stage
+    for stage in (
+        FileStage("base_checkpoint", "f_0: config, safetensors, tokenizer, result.json.", _CHECKPOINT_FILES),
+        FileStage("checkpoint", "f_{t+1}: config, safetensors, tokenizer, result.json.", _CHECKPOINT_FILES),
+        FileStage(
+            "report",
+            "Tables and plots of a study.",
+            (".md", ".html", ".json", ".csv", ".parquet", ".svg", ".png", ".txt"),
+        ),
+    )
+}
+"""Stages that are folders of files."""
+
+POLICIES = ("base_checkpoint", "checkpoint")
+"""Stages whose artifact is a policy."""
+
+
+def stage(name: str) -> TableStage | FileStage:
+    """The declaration of a stage.
+
+    Raises:
+        StoreError: If there is none of that name.
+    """
+    found = TABLES.get(name) or FILES.get(name)
+    if found is None:
+        raise StoreError(f"no stage {name!r} is declared; declared are {', '.join([*TABLES, *FILES])}")
+    return found
+
+
+_HEAD = """# Data
+
+What every stage writes, made from the declared schemas by `python -m si_dagster.store.schemas docs/data.md`.
+
+An artifact lies in `<home>/data/<study>/iteration_<t>/<stage>/<model>|<task>[/<part>]`, without
+`iteration_<t>` for what precedes or follows the loop. Tables are Parquet parts (`part-000000.parquet`,
+zstd, sorted by natural key), read as one; `manifest.json` is written last and holds the hash of every file.
+Null means unknown, never zero. In the lineage catalogue (`<home>/lineage.duckdb`) each table has a view over
+the complete artifacts of all studies, with the columns `study`, `iteration`, `model`, `task` and
+`artifact_id` in front; `metrics` is a table with `artifact_id` and `version` in front.
+"""
+
+
+def document() -> str:
+    """The text of docs/data.md."""
+    blocks = [_HEAD, *(_table_section(table) for table in TABLES.values()), _files_section()]
+    return "\n".join(blocks)
+
+
+def _table_section(table: TableStage) -> str:
+    key = ", ".join(f"`{name}`" for name in table.key)
+    lines = [
+        f"## {table.name}",
+        "",
+        f"{table.description} In the catalogue: `{table.view}`. Natural key: {key}.",
+        "",
+        "| column | type | null | holds |",
+        "|---|---|---|---|",
+    ]
+    for column in table.columns:
+        choices = (
+            f" One of {', '.join(f'`{choice}`' for choice in column.choices)}." if column.choices else ""
+        )
+        cells = (f"`{column.name}`", column.kind, "yes" if column.nullable else "")
+        holds = (column.description + choices).replace("|", "\\|")
+        lines.append(f"| {' | '.join(cells)} | {holds} |")
+    return "\n".join([*lines, ""])
+
+
+def _files_section() -> str:
+    lines = ["## Folders of files", "", "| stage | holds | file types |", "|---|---|---|"]
+    for files in FILES.values():
+        lines.append(f"| {files.name} | {files.description} | {' '.join(f'`{s}`' for s in files.suffixes)} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1] if len(sys.argv) > 1 else "docs/data.md").write_text(document(), encoding="utf-8")
