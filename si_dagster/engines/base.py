@@ -96,7 +96,9 @@ class Engine(Protocol):
         """
         ...
 
-    def sequence_logprobs(self, prompts: Sequence[str], completions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def sequence_logprobs(
+        self, prompts: Sequence[str], completions: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Summed log-probability of each completion given its prompt, and its number of tokens.
 
         Returns:

@@ -1,6 +1,7 @@
 """Opening a checkpoint with transformers: where it may lie, on which device, in which type.
 
-Safetensors only, since a pickle runs code when it is read; no remote code. It does not download on its own
+Safetensors only, since a pickle runs code when it is read; code of the checkpoint only where the caller
+vouches for it. It does not download on its own
 account: a name that is not a folder is handed to transformers, which asks the hub as its settings allow.
 """
 
@@ -49,7 +50,7 @@ def chosen_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_checkpoint(
-    path: str, device: torch.device, dtype: torch.dtype
+    path: str, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Model (in evaluation mode, on the device) and tokenizer of a checkpoint.
 
@@ -62,9 +63,9 @@ def load_checkpoint(
 
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            path, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
         )
         return model.to(device).eval(), tokenizer  # pyright: ignore[reportArgumentType]
     except torch.OutOfMemoryError as error:

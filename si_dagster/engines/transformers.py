@@ -2,8 +2,8 @@
 
 It has a decoding loop of its own rather than `model.generate`, for two reasons: the draw of a sample must
 depend on its key alone, and samples of a prompt that agree so far are one text and are computed once. What it
-does not do: tensor parallelism, continuous batching, quantisation (use the vLLM engine for large policies),
-chat templates, or remote code.
+does not do: tensor parallelism, continuous batching, quantisation (use the vLLM engine for large policies)
+or chat templates.
 """
 
 import gc
@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MAX_LOGITS = 2**25
-"""Most logits held at once (rows x slots x vocabulary): 128 MiB in float32, a few times that while drawing."""
+"""Most logits held at once (rows x slots x vocabulary): 128 MiB in float32, more while drawing."""
 
 CPU_CACHE_BYTES = 2**30
 """Memory for keys and values on CPU."""
@@ -48,6 +48,7 @@ class TransformersEngine:
         max_batch_tokens: Most tokens (rows x length) whose keys are held at once; `None` takes what fits
             1 GiB on CPU and half of the free memory on CUDA.
         num_threads: CPU threads of torch in this process; `None` leaves its default.
+        trust_remote_code: Whether to run model code that lies in the checkpoint.
 
     Raises:
         EngineError: If there is no such checkpoint, it has no safetensors, or device and type do not fit.
@@ -62,12 +63,15 @@ class TransformersEngine:
         max_batch_rows: int = 2048,
         max_batch_tokens: int | None = None,
         num_threads: int | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self.path, self.max_batch_rows = str(path), max_batch_rows
         place = chosen_device(device)
-        self._model, self._tokenizer = load_checkpoint(self.path, place, chosen_dtype(dtype, place))
+        self._model, self._tokenizer = load_checkpoint(
+            self.path, place, chosen_dtype(dtype, place), trust_remote_code
+        )
         config = self._model.config.get_text_config()
         self.context_window = int(getattr(config, "max_position_embeddings", None) or 2**31)
         self.vocab_size = int(config.vocab_size)

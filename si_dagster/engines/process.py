@@ -1,0 +1,138 @@
+"""An engine in a process of its own, spoken to over a private pipe.
+
+The memory of a policy goes back to the machine when the process ends, and what kills it (the kernel's
+out-of-memory killer, a fault in a native library) does not kill the caller. It does not restart a dead
+engine: the caller's stage fails, and resumes from its last chunk.
+"""
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from si_dagster.engines.base import Completion, EngineError, Prompt, SamplingParams, Usage
+
+LOG_TAIL_BYTES = 4000
+CLOSE_SECONDS = 5.0
+"""Patience with a child that was asked to end, before it is killed."""
+
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+class EngineProcess:
+    """The engine `kind` holding the policy at `path`, in a child process.
+
+    The child ends with `close`, and by itself when this process is gone, however it went.
+
+    Args:
+        kind: A name `open_engine` knows.
+        path: Checkpoint folder.
+        options: Keyword arguments of the engine.
+
+    Raises:
+        EngineError: If the engine cannot start; the message is the engine's own.
+    """
+
+    def __init__(self, kind: str, path: str | Path, options: Mapping[str, Any] | None = None) -> None:
+        self._name = f"{kind} engine of {path}"
+        self._usage = Usage()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+        self._pipe, theirs = Pipe()
+        environment = dict(os.environ)
+        paths = [str(PACKAGE_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "si_dagster.engines.worker", str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+        try:
+            self._call("open", kind, str(path), dict(options or {}))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self._process.pid
+
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Completion]]:
+        """See `Engine.generate`."""
+        return self._call("generate", list(prompts), sampling)
+
+    def label_logprobs(self, prompts: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+        """See `Engine.label_logprobs`."""
+        return self._call("label_logprobs", list(prompts), list(labels))
+
+    def sequence_logprobs(
+        self, prompts: Sequence[str], completions: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Engine.sequence_logprobs`."""
+        return self._call("sequence_logprobs", list(prompts), list(completions))
+
+    def usage(self) -> Usage:
+        """Counters as of the last call that came back, also after the end of the child."""
+        return self._usage
+
+    def close(self) -> None:
+        """End the child and wait until its memory is free."""
+        if self._pipe.closed:
+            return
+        # Said aloud: processes forked from this one hold copies of the pipe, which then has no end.
+        with contextlib.suppress(OSError):
+            self._pipe.send_bytes(pickle.dumps(("close", ())))
+        self._pipe.close()
+        try:
+            self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        if self._pipe.closed:
+            raise EngineError(f"the {self._name} is closed")
+        try:
+            self._pipe.send_bytes(pickle.dumps((method, arguments), protocol=pickle.HIGHEST_PROTOCOL))
+            answer = pickle.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise EngineError(self._obituary()) from error
+        except BaseException:
+            # Interrupted between question and answer: a later call would read the answer to this one.
+            self._process.kill()
+            self.close()
+            raise
+        failure, result, self._usage = answer
+        if failure is not None:
+            raise EngineError(failure)
+        return result
+
+    def _obituary(self) -> str:
+        """How the child died and its last words; also reaps it."""
+        try:
+            code = self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+        tail = self._log.read().decode(errors="replace").strip()
+        self.close()
+        how = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+        hint = (
+            " (out of memory? take smaller batches: max_batch_rows, max_batch_tokens)" if code == -9 else ""
+        )
+        return f"the {self._name} {how}{hint}" + (f"; its last lines:\n{tail}" if tail else "")

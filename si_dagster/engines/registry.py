@@ -1,0 +1,42 @@
+"""Engines by name, imported when they are asked for.
+
+It starts an engine in this process; `EngineProcess` starts one in a process of its own. It does not choose
+device or batch sizes.
+"""
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from si_dagster.engines.base import Engine, EngineError
+
+ENGINE_CLASSES = {
+    "scripted": ("si_dagster.engines.scripted", "ScriptedEngine"),
+    "transformers": ("si_dagster.engines.transformers", "TransformersEngine"),
+}
+"""Engine kind -> (module, class); the class is called with the checkpoint's path and the options."""
+
+
+def open_engine(kind: str, path: str | Path, **options: Any) -> Engine:
+    """The engine of that kind, holding the policy at `path`.
+
+    Raises:
+        EngineError: If kind or option is unknown, or the engine cannot start.
+
+    Examples:
+        >>> open_engine("oracle", "checkpoints/base")
+        Traceback (most recent call last):
+        ...
+        si_dagster.engines.base.EngineError: no engine 'oracle': allowed are scripted, transformers
+    """
+    if kind not in ENGINE_CLASSES:
+        raise EngineError(f"no engine {kind!r}: allowed are {', '.join(sorted(ENGINE_CLASSES))}")
+    module, class_name = ENGINE_CLASSES[kind]
+    engine_class = getattr(import_module(module), class_name)
+    known = inspect.signature(engine_class).parameters
+    for option in options:
+        if option not in known:
+            allowed = ", ".join(name for name in known if name != "path")
+            raise EngineError(f"engine {kind}: no option {option!r}: allowed are {allowed}")
+    return engine_class(path, **options)

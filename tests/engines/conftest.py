@@ -1,0 +1,60 @@
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from si_dagster.engines.base import Engine
+from si_dagster.engines.process import EngineProcess
+from si_dagster.engines.registry import open_engine
+
+SHAPE = SimpleNamespace(
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    max_position_embeddings=96,
+)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama whose distribution is far from flat, so that a wrong logit shows."""
+    import torch
+
+    from si_dagster.training.pico import character_tokenizer, new_policy
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = character_tokenizer()
+    policy = new_policy(SHAPE, tokenizer, seed=1)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4.0)
+    policy.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def transformers_engine(checkpoint: Path) -> Iterator[Engine]:
+    engine = open_engine("transformers", checkpoint, device="cpu", num_threads=1)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def process_engine(checkpoint: Path) -> Iterator[Engine]:
+    engine = EngineProcess("transformers", checkpoint, {"device": "cpu", "num_threads": 1})
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def scripted_engine() -> Engine:
+    return open_engine("scripted", None)
+
+
+@pytest.fixture(params=["transformers", "process", "scripted"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return request.getfixturevalue(f"{request.param}_engine")

@@ -1,0 +1,146 @@
+"""Life and death of an engine in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from si_dagster.engines.base import EngineError, Prompt, SamplingParams
+from si_dagster.engines.process import PACKAGE_ROOT, EngineProcess
+
+PROMPTS = [Prompt("p", "?____3412________A")]
+
+
+def ended(pid: int, seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_same_draws_as_in_process(transformers_engine, process_engine):
+    sampling = SamplingParams(n=5, max_tokens=12, seed=4)
+    assert process_engine.generate(PROMPTS, sampling) == transformers_engine.generate(PROMPTS, sampling)
+
+
+def test_closing_ends_the_child_twice_is_harmless(tmp_path):
+    engine = EngineProcess("scripted", tmp_path)
+    pid = engine.pid
+    usage = engine.usage()
+    engine.close()
+    engine.close()
+    assert not psutil.pid_exists(pid)
+    assert engine.usage() == usage
+    with pytest.raises(EngineError, match="closed"):
+        engine.generate(PROMPTS, SamplingParams())
+
+
+def test_a_killed_child_is_an_engine_error(tmp_path):
+    engine = EngineProcess("scripted", tmp_path)
+    os.kill(engine.pid, signal.SIGKILL)
+    with pytest.raises(EngineError, match=r"SIGKILL \(out of memory\?"):
+        engine.generate(PROMPTS, SamplingParams())
+    with pytest.raises(EngineError, match="closed"):
+        engine.generate(PROMPTS, SamplingParams())
+    engine.close()
+
+
+def test_a_child_killed_in_the_middle_of_a_call(tmp_path):
+    engine = EngineProcess("scripted", tmp_path)
+    threading.Timer(0.3, os.kill, (engine.pid, signal.SIGKILL)).start()
+    prompts = [Prompt(str(i), PROMPTS[0].text) for i in range(200_000)]
+    with pytest.raises(EngineError, match="SIGKILL"):
+        engine.generate(prompts, SamplingParams(n=64))
+    engine.close()
+
+
+def test_last_words_of_the_child_are_reported(tmp_path):
+    engine = EngineProcess("scripted", tmp_path)
+    with pytest.raises(EngineError, match="AttributeError"):
+        engine.generate([object()], SamplingParams())  # pyright: ignore[reportArgumentType]
+    # An error of the call is not the end of the engine.
+    assert len(engine.generate(PROMPTS, SamplingParams(n=3))[0]) == 3
+    os.kill(engine.pid, signal.SIGABRT)
+    with pytest.raises(EngineError, match="SIGABRT"):
+        engine.label_logprobs(["a"], ["Y", "N"])
+    engine.close()
+
+
+def test_what_the_engine_cannot_open_is_said_in_its_words(tmp_path):
+    with pytest.raises(EngineError, match="no such checkpoint folder"):
+        EngineProcess("scripted", tmp_path / "nowhere")
+    with pytest.raises(EngineError, match="no engine 'oracle': allowed are scripted, transformers"):
+        EngineProcess("oracle", tmp_path)
+    with pytest.raises(EngineError, match="no option 'speed'"):
+        EngineProcess("scripted", tmp_path, {"speed": 2})
+
+
+def test_the_child_is_gone_after_its_parent_was_killed(tmp_path):
+    program = (
+        "import sys, time\n"
+        "from si_dagster.engines.process import EngineProcess\n"
+        f"engine = EngineProcess('scripted', {str(tmp_path)!r})\n"
+        "print(engine.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=PACKAGE_ROOT
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert psutil.pid_exists(pid)
+        parent.kill()
+    assert ended(pid)
+
+
+def test_a_busy_child_is_gone_after_its_parent_was_killed(tmp_path):
+    program = (
+        "from si_dagster.engines.process import EngineProcess\n"
+        "from si_dagster.engines.base import Prompt, SamplingParams\n"
+        f"engine = EngineProcess('scripted', {str(tmp_path)!r})\n"
+        "print(engine.pid, flush=True)\n"
+        "prompts = [Prompt(str(i), 'x') for i in range(100_000)]\n"
+        "engine.generate(prompts, SamplingParams(n=1000))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=PACKAGE_ROOT
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        time.sleep(0.5)
+        parent.kill()
+    assert ended(pid)
+
+
+def test_the_engine_outlives_the_thread_that_opened_it(tmp_path):
+    opened: list[EngineProcess] = []
+    thread = threading.Thread(target=lambda: opened.append(EngineProcess("scripted", tmp_path)))
+    thread.start()
+    thread.join()
+    time.sleep(0.7)
+    assert len(opened[0].generate(PROMPTS, SamplingParams(n=2))[0]) == 2
+    opened[0].close()
+
+
+def test_a_child_without_torch_starts_fast(tmp_path):
+    started = time.perf_counter()
+    engine = EngineProcess("scripted", tmp_path)
+    memory = psutil.Process(engine.pid).memory_info().rss
+    engine.close()
+    assert memory < 200 * 2**20
+    assert time.perf_counter() - started < 10
+
+
+def test_works_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    engine = EngineProcess("scripted", Path("."))
+    assert len(engine.generate(PROMPTS, SamplingParams(n=2))[0]) == 2
+    engine.close()
