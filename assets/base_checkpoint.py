@@ -22,7 +22,10 @@ def materialize(run: StageRun) -> dict[str, Any]:
     model = run.model
     if model.pretrain is None:
         folder = resolve_model(model.path or "", model.revision)
-        return write_reference(run.writer.staging_dir, folder, model.path or "", model.revision)
+        output = run.output_folder
+        reference = write_reference(output, folder, model.path or "", model.revision)
+        run.writer.adopt_folder(output)
+        return reference
     task = run.study.task(run.node.address.task or "")
     spec = {
         "recipe": model.pretrain.model_dump(mode="json"),

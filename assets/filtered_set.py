@@ -29,7 +29,7 @@ def materialize(run: StageRun) -> dict[str, Any]:
         run.seed,
         run.node.address,
     )
-    run.writer.write_part(table)
+    run.write_whole(table)
     return {
         **asdict(summary),
         "num_kept": table.height,

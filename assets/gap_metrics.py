@@ -43,7 +43,7 @@ def materialize(run: StageRun) -> dict[str, Any]:
         "seed": run.study.seed,
     }
     table = gap_metric_rows(run.study, tables).with_columns(**{k: pl.lit(v) for k, v in keys.items()})
-    run.writer.write_part(table)
+    run.write_whole(table)
     used = run.study.weighting_verification().name
     row = table.row(by_predicate=pl.col("verification") == used, named=True)
     shown = ("expected_utility", "gap", "gap_low", "gap_high", "relative_gap", "pooled_gap", "improvement")

@@ -22,5 +22,5 @@ def materialize(run: StageRun) -> dict[str, Any]:
     assert split in ("train", "eval")
     num_rows = getattr(run.study.splits, split)
     table = prompt_table(run.task, split, num_rows, run.seed, run.style)
-    run.writer.write_part(table)
+    run.write_whole(table)
     return {"num_prompts": table.height, "first_prompt": table["prompt"][0]}

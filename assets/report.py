@@ -10,7 +10,7 @@ from si_dagster.analysis.report import html_report
 from si_dagster.analysis.table import markdown_table, shown_rows
 from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store
-from si_dagster.store.atomic import write_text
+from si_dagster.store.atomic import write_bytes
 
 CARD = """The study on one page: J, gap and pass@k over iterations, and what the intervals allow to say.
 
@@ -29,7 +29,7 @@ def materialize(plan: Plan, store: Store) -> dg.MaterializeResult:
     stopped = stop_reason(plan, metrics)
     path = store.home / "reports" / f"{plan.study.name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, html_report(study, metrics, stopped))
+    write_bytes(path, html_report(study, metrics, stopped).encode())
     table = markdown_table(shown_rows(metrics))
     metadata: dict[str, Any] = {
         "path": dg.MetadataValue.path(path),

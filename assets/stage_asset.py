@@ -20,9 +20,10 @@ from si_dagster.analysis.table import markdown_table
 from si_dagster.engines.base import EngineError
 from si_dagster.plan import Node, Plan
 from si_dagster.stages.base_checkpoint import CheckpointError, model_digest, resolve_model
-from si_dagster.store import lineage, schemas
+from si_dagster.store import schemas
 from si_dagster.store.artifacts import Store
 from si_dagster.store.errors import StoreError
+from si_dagster.store.lineage import Catalogue
 from si_dagster.store.manifest import InputRef, Manifest
 from si_dagster.study import Study
 
@@ -194,27 +195,28 @@ def _materialize_part(
 ) -> Manifest:
     store, address = store_resource.store, node.address
     inputs = [_input(store, role, source) for role, source in node.inputs.items()]
-    kept = store.reusable(address, plan.fingerprint(address), inputs)
+    versions = {reference.artifact_id: reference.data_version for reference in inputs}
+    kept = store.reusable(address, plan.fingerprint(address), versions)
     if kept is not None:
         context.log.info(f"{address.artifact_id}: kept, {kept.num_rows} rows of this very recipe")
-        lineage.record(store.home, kept)
+        Catalogue(store.home).record(kept)
         return kept
     with store.open_writer(
         address,
         plan.recipe(address),
         plan.fingerprint(address),
         study_snapshot=plan.study.model_dump(mode="json"),
+        inputs=inputs,
         supersede=store_resource.supersede,
     ) as writer:
         run = StageRun(context, plan, node, store, writer, engine, trainer)
         metadata = stage.materialize(run)
         manifest = writer.commit(
-            inputs=inputs,
             metadata=metadata,
             dagster_run_id=context.run_id,
             code_version=str(node.fields["code_version"]),
         )
-    lineage.record(store.home, manifest)
+    Catalogue(store.home).record(manifest)
     return manifest
 
 

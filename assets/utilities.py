@@ -19,7 +19,7 @@ detail; one part a split.
 def materialize(run: StageRun) -> dict[str, Any]:
     """Grade all generations of one split."""
     table = utility_table(run.task, run.read("prompts"), run.read("generations"))
-    run.writer.write_part(table)
+    run.write_whole(table)
     counts = table["status"].value_counts()
     return {
         "mean_utility": table["utility"].mean(),

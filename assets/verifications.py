@@ -39,6 +39,7 @@ def materialize(run: StageRun) -> dict[str, Any]:
                 run.task,
                 run.style,
                 run.verification,
+                run.node.inputs["verifier"].artifact_id,
                 run.seed,
                 run.chunk_prompts,
             ):

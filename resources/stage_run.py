@@ -4,6 +4,7 @@ A stage opens its inputs by role, and only those the plan declares for it: data 
 cannot be reached from here, ground truth least of all.
 """
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,12 +117,26 @@ class StageRun:
         """Prompts a chunk."""
         return self._engine.chunk_prompts
 
+    @property
+    def output_folder(self) -> Path:
+        """An empty folder to make files in, adopted when they are whole; what a kill left goes."""
+        output = self.writer.staging_dir / "files"
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir()
+        return output
+
+    def write_whole(self, table: pl.DataFrame) -> None:
+        """Write a table that is made in one go, unless a killed run has written it already."""
+        if self.writer.existing().is_empty():
+            self.writer.write_part(table)
+
     def train(self, module: str, spec: dict[str, Any]) -> dict[str, Any]:
-        """Train into the staging folder of this artifact, after the engine has given its memory back."""
+        """Train into a staging folder and adopt it, after the engine has given its memory back."""
         self._engine.release()
-        staging = self.writer.staging_dir
-        spec_file = staging.parent / f"{staging.name}.spec.json"
-        return self._trainer.train(self.context, module, {**spec, "output_dir": str(staging)}, spec_file)
+        output, spec_file = self.output_folder, self.writer.staging_dir / "spec.json"
+        result = self._trainer.train(self.context, module, {**spec, "output_dir": str(output)}, spec_file)
+        self.writer.adopt_folder(output)
+        return result
 
     @contextmanager
     def progress(self, total: int, unit: str, done: int = 0) -> Iterator["Progress"]:

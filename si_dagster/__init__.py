@@ -1,1 +1,1 @@
-"""si-dagster: LLM self-improvement as a declarative Dagster graph, with the gap measured at every iteration."""
+"""si-dagster: LLM self-improvement as a declarative Dagster graph, its gap measured at every iteration."""

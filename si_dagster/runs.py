@@ -3,6 +3,7 @@
 It starts, watches and sums up runs. What a run computes is in `assets`; where it lies is the store's.
 """
 
+import json
 import os
 import shutil
 import sys
@@ -25,8 +26,9 @@ from si_dagster.core.fingerprint import drift
 from si_dagster.definitions import definitions, find_studies
 from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store
-from si_dagster.store.atomic import write_text
-from si_dagster.store.layout import default_home
+from si_dagster.store.atomic import write_bytes
+from si_dagster.store.layout import Address, default_home
+from si_dagster.store.writer import BEGIN
 from si_dagster.study import Study, StudyError, load_study
 
 INSTANCE_CONFIG = Path(__file__).parent.parent / "dagster.yaml"
@@ -140,7 +142,7 @@ def _keep_copy(study: Study, home: Path) -> None:
     folder = home / "studies"
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False)
-    write_text(folder / f"{study.name}.yaml", text)
+    write_bytes(folder / f"{study.name}.yaml", text.encode())
 
 
 def _measured(plan: Plan, store: Store) -> bool:
@@ -182,8 +184,8 @@ def study_status(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
-def _artifact_status(plan: Plan, store: Store, address: Any) -> dict[str, Any]:
-    manifest, begun = store.manifest(address), store.begun(address)
+def _artifact_status(plan: Plan, store: Store, address: Address) -> dict[str, Any]:
+    manifest, begun = store.manifest(address), _begun_recipe(store, address)
     stored = manifest.recipe if manifest else begun
     differences = drift(stored, plan.recipe(address)) if stored is not None else []
     state = "done" if manifest else "begun" if begun is not None else "missing"
@@ -195,6 +197,12 @@ def _artifact_status(plan: Plan, store: Store, address: Any) -> dict[str, Any]:
         "fingerprint": plan.fingerprint(address),
         "drift": [{"field": f, "stored": a, "study": b} for f, a, b in own or differences],
     }
+
+
+def _begun_recipe(store: Store, address: Address) -> dict[str, Any] | None:
+    """The recipe of an artifact that was begun; `None` where there is none."""
+    file = store.folder(address) / BEGIN
+    return json.loads(file.read_text(encoding="utf-8"))["recipe"] if file.is_file() else None
 
 
 def stored_metrics(study: str, overrides: list[str]) -> pl.DataFrame:

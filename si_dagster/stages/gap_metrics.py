@@ -133,7 +133,7 @@ def _verification_metrics(
     return {
         "verification": spec.name,
         "method": spec.method,
-        "verifier": spec.verifier,
+        "verifier": verifications["verifier"][0],
         "rule": study.weighting.label,
         **asdict(estimate),
         "tpr": quality.true_positive_rate,

@@ -48,6 +48,7 @@ def verification_chunks(
     task: Task,
     style: PromptStyle,
     spec: VerificationSpec,
+    verifier: str,
     seed: int,
     chunk_prompts: int,
 ) -> Iterator[pl.DataFrame]:
@@ -61,6 +62,7 @@ def verification_chunks(
         task: Renders the verification prompts.
         style: How the verifier is spoken to.
         spec: Name, number of verifications a response.
+        verifier: Artifact id of the policy that verifies.
         seed: For methods that sample or shuffle.
         chunk_prompts: Prompts a chunk; all generations of one prompt stay together.
 
@@ -80,17 +82,19 @@ def verification_chunks(
             ).iter_rows()
         ]
         judgements = method.verify(engine, task, style, items, seed, spec.num_verifications)
-        yield _table(part, [asdict(judgement) for judgement in judgements], spec)
+        yield _table(part, [asdict(judgement) for judgement in judgements], spec, verifier)
 
 
-def _table(generations: pl.DataFrame, judgements: list[dict], spec: VerificationSpec) -> pl.DataFrame:
+def _table(
+    generations: pl.DataFrame, judgements: list[dict], spec: VerificationSpec, verifier: str
+) -> pl.DataFrame:
     ids = [verification_id(row["generation_id"], spec.name, row["verification_index"]) for row in judgements]
     return (
         pl.DataFrame(judgements, infer_schema_length=None)
         .with_columns(
             verification_id=pl.Series(ids, dtype=pl.String),
             verification=pl.lit(spec.name),
-            verifier=pl.lit(spec.verifier),
+            verifier=pl.lit(verifier),
             method=pl.lit(spec.method),
         )
         .join(generations.select(KEYS), on="generation_id", how="left")

@@ -1,0 +1,132 @@
+"""Pre-training of a pico policy from scratch: a plain language model on synthetic text of both roles.
+
+The loss is over every token, so verification examples teach answers too. One pass: no example is seen
+twice but by chance. It does not evaluate the policy; what it can do is measured by the loop.
+
+    python -m si_dagster.training.pretrain SPEC.json
+"""
+
+import json
+import time
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from si_dagster.tasks.catalogue import load_task
+from si_dagster.training.pico import character_tokenizer, new_policy
+from si_dagster.training.reporting import Reporter, run_trainer
+from si_dagster.training.specs import PretrainSpec
+
+if TYPE_CHECKING:
+    import torch
+
+IGNORED = -100
+CURVE_POINTS = 50
+BETAS = (0.9, 0.98)
+
+
+def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
+    """Train by the spec, write checkpoint and result.json, return the result.
+
+    The result holds num_parameters N, num_tokens D (padding not counted), pretraining_flops = 6 N D
+    (Kaplan et al., arXiv 2001.08361), the loss curve and the clock.
+    """
+    import torch
+    from transformers import get_scheduler
+
+    spec = PretrainSpec.read(spec_file)
+    recipe = spec.recipe
+    tokenizer = character_tokenizer()
+    model = new_policy(recipe, tokenizer, spec.seed)
+    batches = token_batches(spec, tokenizer)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+        betas=BETAS,
+        fused=True,
+    )
+    scheduler = get_scheduler(
+        recipe.lr_scheduler_type, optimizer, recipe.warmup_steps, num_training_steps=recipe.max_steps
+    )
+    model.train()
+    losses: list[float] = []
+    num_tokens, start = 0, time.monotonic()
+    for step, (ids, targets) in enumerate(batches, 1):
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        loss = next_token_loss(logits, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+        num_tokens += int((targets != IGNORED).sum())
+        report.step("pre-training", step, recipe.max_steps, float(np.mean(losses[-20:])))
+    seconds = time.monotonic() - start
+    model.save_pretrained(spec.output_dir, safe_serialization=True)
+    tokenizer.save_pretrained(spec.output_dir)
+    num_parameters = model.num_parameters()
+    result = {
+        "num_parameters": num_parameters,
+        "num_tokens": num_tokens,
+        "pretraining_flops": 6.0 * num_parameters * num_tokens,
+        "steps": recipe.max_steps,
+        "final_loss": float(np.mean(losses[-20:])),
+        "seconds": seconds,
+        "steps_per_second": recipe.max_steps / seconds,
+        "seed": spec.seed,
+        "torch": torch.__version__,
+        "loss_curve": loss_curve(losses),
+    }
+    (spec.output_dir / "result.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+    return result
+
+
+def token_batches(spec: PretrainSpec, tokenizer: Any) -> list[tuple["torch.Tensor", "torch.Tensor"]]:
+    """(token ids, targets) of every step; int64, shape (batch, length), padded on the right.
+
+    A target is the token itself, or -100 where there is padding.
+    """
+    import torch
+
+    recipe = spec.recipe
+    task: Any = load_task(spec.task, spec.task_options)
+    if not hasattr(task, "pretraining_text"):
+        raise ValueError(f"task {spec.task!r} has no pre-training text; give this study's model a `path`")
+    size = recipe.per_device_train_batch_size
+    pairs = task.pretraining_text(
+        np.random.default_rng(spec.seed), recipe.max_steps * size, recipe.verification_fraction
+    )
+    ends = tokenizer.eos_token
+    encoded = tokenizer([prompt + completion + ends for prompt, completion in pairs])["input_ids"]
+    batches = []
+    for first in range(0, len(encoded), size):
+        rows = encoded[first : first + size]
+        ids = np.full((len(rows), max(map(len, rows))), tokenizer.pad_token_id)
+        targets = np.full_like(ids, IGNORED)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = targets[i, : len(row)] = row
+        batches.append((torch.from_numpy(ids), torch.from_numpy(targets)))
+    return batches
+
+
+def next_token_loss(logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+    """Mean cross-entropy in nats of each token given those before it; logits (batch, length, vocabulary)."""
+    import torch
+
+    return torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED
+    )
+
+
+def loss_curve(losses: list[float]) -> list[tuple[int, float]]:
+    """(step, mean loss of the steps since the point before) at up to 50 points."""
+    edges = np.unique(np.linspace(0, len(losses), CURVE_POINTS + 1).astype(int))
+    return [(int(last), float(np.mean(losses[first:last]))) for first, last in pairwise(edges)]
+
+
+if __name__ == "__main__":
+    run_trainer(pretrain)

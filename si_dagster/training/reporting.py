@@ -1,0 +1,66 @@
+"""How a training process says how far it is: to a Dagster run through Pipes, else to standard output.
+
+Only the process that was launched speaks; further ranks are silent. It does not log to any service.
+"""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from si_dagster.processes import exit_with_parent
+
+SECONDS_BETWEEN_LINES = 2.0
+
+
+class Reporter:
+    """Tells lines, and steps as `label: done/total steps (share), loss, rate, time left`."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+        self._start = self._told = time.monotonic()
+
+    def step(self, label: str, done: int, total: int, loss: float) -> None:
+        """Tell a step, at most every few seconds, and the last."""
+        now = time.monotonic()
+        if done < total and now - self._told < SECONDS_BETWEEN_LINES:
+            return
+        self._told = now
+        rate = done / max(now - self._start, 1e-9)
+        left = (total - done) / rate
+        share = f"{done / total:.0%}"
+        self.tell(
+            f"{label}: {done}/{total} steps ({share}), loss {loss:.3f}, {rate:.1f}/s, {left:.0f} s left"
+        )
+
+
+@contextmanager
+def reporter() -> Iterator[Reporter]:
+    """The reporter of this process."""
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ or os.environ.get("RANK", "0") != "0":
+        yield Reporter(lambda line: print(line, flush=True))
+        return
+    from dagster_pipes import open_dagster_pipes
+
+    with open_dagster_pipes() as pipes:
+        yield Reporter(pipes.log.info)
+
+
+def run_trainer(train: Callable[[str, Reporter], object]) -> None:
+    """Entry point of a training process: `python -m MODULE SPEC.json`.
+
+    Ends with its parent. A failure ends with exit code 1 and one clear last line.
+    """
+    exit_with_parent(os.getppid())
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python -m {sys.argv[0]} SPEC.json")
+    try:
+        with reporter() as report:
+            train(sys.argv[1], report)
+    except MemoryError:
+        sys.exit("training failed: out of memory; lower per_device_train_batch_size")
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(f"training failed: {type(error).__name__}: {error}")
