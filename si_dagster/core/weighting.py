@@ -183,11 +183,10 @@ def exponential_weights(scores: np.ndarray, offsets: np.ndarray, beta: float) ->
     if not beta > 0.0:
         raise ValueError(f"beta must be positive, got {beta}")
     best = per_sample(max_per_prompt(scores, offsets), offsets)
-    with np.errstate(invalid="ignore"):  # -inf - -inf, where a prompt's scores are all -inf
-        below = np.where(scores == best, 0.0, scores - best)
-    # -745 is the last exponent float64 can hold above zero; the clip keeps the division from overflowing.
-    exponents = np.maximum(below, -745.0 * beta - 1.0) / beta
-    return np.where(np.isnan(scores), 0.0, np.exp(np.maximum(exponents, -800.0)))
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        # A tiny beta overflows to exp(-inf) = 0, as it should; a NaN from -inf scores becomes 0 or 1 below.
+        weights = np.exp((scores - best) / beta)
+    return np.where(scores == best, 1.0, np.nan_to_num(weights))
 
 
 def best_of_n_weights(scores: np.ndarray, offsets: np.ndarray, k: int = 1, seed: int = 0) -> np.ndarray:

@@ -109,7 +109,7 @@ def test_trimmed_mean_cuts_both_ends() -> None:
 
 
 def test_trimmed_relative_gap_resists_one_prompt() -> None:
-    # Nine prompts (1, 0) with the right one kept: 1 each. One of seven right of eight, the wrong one kept: -7.
+    # Nine prompts (1, 0), the right one kept: 1 each. One with seven right of eight, the wrong one kept: -7.
     # Mean (9 - 7) / 10 = .2; one off each end leaves eight ones.
     utilities = np.array([1.0, 0.0] * 9 + [1.0] * 7 + [0.0])
     weights = np.array([1.0, 0.0] * 9 + [0.0] * 7 + [1.0])

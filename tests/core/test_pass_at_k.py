@@ -94,6 +94,14 @@ def test_no_answer_never_wins() -> None:
     assert majority_at_k(np.array([-1, -1]), np.array([0.0, 0.0]), np.array([0, 2]), 2).tolist() == [0.0]
 
 
+def test_answers_that_were_not_drawn_do_not_win_where_none_was() -> None:
+    # Of 6 pairs, C(3, 2) = 3 hold no answer at all: utility 0; the other 3 hold the right one.
+    estimate = majority_at_k(
+        np.array([-1, -1, -1, 0]), np.array([0.0, 0.0, 0.0, 1.0]), np.array([0, 4]), k=2, num_draws=4000
+    )
+    assert estimate[0] == pytest.approx(0.5, abs=5 * 0.5 / np.sqrt(4000))
+
+
 def test_majority_leaves_ungraded_samples_out() -> None:
     answers, utilities = np.array([0, 1, 1, 0]), np.array([1.0, NAN, NAN, 1.0])
     assert majority_at_k(answers, utilities, np.array([0, 4]), 2).tolist() == [1.0]

@@ -123,8 +123,10 @@ def test_exponential_weights_survive_extreme_scores_and_temperatures() -> None:
     scores, offsets = np.array([1e6, 1e6 - 1, -1e6, -np.inf, -np.inf]), np.array([0, 3, 5])
     weights = exponential_weights(scores, offsets, 1.0)
     np.testing.assert_allclose(weights, [1.0, np.exp(-1.0), 0.0, 1.0, 1.0])
-    assert exponential_weights(scores[:3], offsets[:2], 1e-300).tolist() == [1.0, 0.0, 0.0]
+    assert exponential_weights(scores[:3], offsets[:2], 1e-305).tolist() == [1.0, 0.0, 0.0]
     assert exponential_weights(scores[:3], offsets[:2], np.inf).tolist() == [1.0, 1.0, 1.0]
+    # What the policy never says (log-probability -inf) has weight 0 beside anything it does say.
+    assert exponential_weights(np.array([-np.inf, 0.0]), np.array([0, 2]), np.inf).tolist() == [0.0, 1.0]
 
 
 def test_best_of_n_draws_evenly_among_ties() -> None:
