@@ -56,6 +56,7 @@ class DatasetTask:
         self.train_path = Path(train_path) if train_path else None
         self.revision = revision
         self.examples = self._examples(num_fewshot)
+        self._rows_of: dict[Split, list[TaskRow]] = {}
 
     def _examples(self, num_fewshot: int) -> tuple[prompts.Example, ...]:
         examples = prompts.shipped_examples(self.templates)
@@ -139,15 +140,24 @@ class DatasetTask:
 
     @cached_property
     def excluded(self) -> list[NearDuplicate]:
-        """Training rows left out for an evaluation row that is nearly the same; what the check found."""
+        """Training rows that nearly repeat an evaluation row; what the check found."""
         train, held = ([self.question_of(row) for row in self.records(split)] for split in ("train", "eval"))
         return near_duplicates(train, held)
 
     def all_rows(self, split: Split) -> list[TaskRow]:
-        """Every row of a split; training rows that nearly repeat an evaluation row are left out."""
-        out = {pair.train for pair in self.excluded} if split == "train" else set()
-        numbered = self._numbered(split)
-        rows = [self._row(index, record, split) for index, record in numbered]
+        """Every row of a split; training rows that nearly repeat an evaluation row or an example are out."""
+        if split not in self._rows_of:
+            self._rows_of[split] = self._disjoint_rows(split)
+        return self._rows_of[split]
+
+    def _disjoint_rows(self, split: Split) -> list[TaskRow]:
+        rows = [self._row(index, record, split) for index, record in self._numbered(split)]
+        if split == "eval":
+            return rows
+        shown = near_duplicates(
+            [row.question for row in rows], [example.question for example in self.examples]
+        )
+        out = {pair.train for pair in [*self.excluded, *shown]}
         return [row for position, row in enumerate(rows) if position not in out]
 
     def _row(self, index: int, record: Record, split: Split) -> TaskRow:

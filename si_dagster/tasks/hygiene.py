@@ -15,7 +15,7 @@ SIMILARITY = 0.5
 """Jaccard similarity of word 5-gram sets from which two prompts count as near-duplicates (ours)."""
 
 CONTAMINATION_NGRAM_SIZE = 13
-"""Words in a row that training text and evaluation prompts may not share (GPT-3, arXiv 2005.14165, App. C)."""
+"""Words in a row that training text and evaluation prompts may not share (GPT-3 paper)."""
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 

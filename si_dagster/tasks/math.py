@@ -39,7 +39,7 @@ class Math(DatasetTask):
     HUB_ID: ClassVar[str] = "EleutherAI/hendrycks_math"
     MATH500_HUB_ID: ClassVar[str] = "HuggingFaceH4/MATH-500"
     GRADER: ClassVar[str] = "math"
-    STOP: ClassVar[tuple[str, ...]] = ("\nProblem:", "I hope it is correct.")
+    STOP: ClassVar[tuple[str, ...]] = ("\nProblem:",)
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Math(DatasetTask):
         ]
         if split == "eval" and len(numbered) != len(self._math500):
             raise TaskDataError(
-                f"task math: {len(self._math500) - len(numbered)} problems of MATH-500 are not in the test file"
+                f"task math: {len(self._math500) - len(numbered)} problems of MATH-500 are missing"
             )
         return numbered
 

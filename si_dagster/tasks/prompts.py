@@ -23,7 +23,8 @@ _SPECIAL_TOKEN = re.compile(
 )
 _TAG = re.compile(r"<\s*(/?)\s*answer\s*>", re.IGNORECASE)
 _MARKER = re.compile(
-    r"(?im)\b(question|problem|task|proposed answer|answer [ab]|verdict|score|winner|better|check)([ \t]*\**[ \t]*)[:=]"
+    r"(?i)\b(question|problem|task|proposed answer|answer [ab]|verdict|score|winner|better|check)"
+    r"([ \t]*\**[ \t]*)[:=]"
 )
 
 
