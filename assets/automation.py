@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.report import stop_reason, study_metrics
 from assets.stage_asset import asset_key, partitions
@@ -29,7 +30,7 @@ def job_name(study_name: str, what: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in f"{study_name}__{what}")
 
 
-def study_job(plan: Plan, keys: list[dg.AssetKey]) -> dg.UnresolvedAssetJobDefinition:
+def study_job(plan: Plan, keys: list[dg.AssetKey]) -> UnresolvedAssetJobDefinition:
     """All iterations of one cell in one run."""
     return dg.define_asset_job(
         job_name(plan.study.name, "all_iterations"),
@@ -39,7 +40,7 @@ def study_job(plan: Plan, keys: list[dg.AssetKey]) -> dg.UnresolvedAssetJobDefin
     )
 
 
-def next_iteration_schedule(plan: Plan, job: dg.UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+def next_iteration_schedule(plan: Plan, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
     """Every ten minutes: start the next open iteration of each cell that is not finished or stopped."""
 
     @dg.schedule(

@@ -16,6 +16,9 @@ from rich.table import Table
 from si_dagster.store.errors import StoreError
 from si_dagster.study import StudyError
 
+WIDE = 150
+"""Columns of a table that goes to a file or a pipe."""
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -23,7 +26,7 @@ app = typer.Typer(
 )
 lineage_app = typer.Typer(no_args_is_help=True, help="The lineage catalogue (DuckDB).")
 app.add_typer(lineage_app, name="lineage")
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else WIDE)
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Study file, or the name of a study.")]
 Overrides = Annotated[
@@ -92,7 +95,8 @@ def run(
     if as_json:
         _print_json(outcome.to_dict())
     else:
-        _print_rows(outcome.table, title=f"{outcome.study}: held-out prompts")
+        if outcome.table:
+            _print_rows(outcome.table, title=f"{outcome.study}: held-out prompts")
         for line in outcome.summary():
             console.print(line, highlight=False, soft_wrap=True)
     if outcome.failures:

@@ -17,6 +17,10 @@ COUNT = re.compile(r"^(?P<label>[^:\n]+): (?P<done>\d+)/(?P<total>\d+) (?P<rest>
 """The form of a line that counts, as `resources.stage_run.Progress` and the trainers write it."""
 
 
+SKIPPED = "Dependencies for step"
+"""How Dagster begins to say that a step was skipped, once for every step behind the one that failed."""
+
+
 class _Bars(logging.Handler):
     """One bar per asset and counted thing; other messages above them."""
 
@@ -39,7 +43,7 @@ class _Bars(logging.Handler):
             self._count(
                 f"{step} {counted['label']}", int(counted["done"]), int(counted["total"]), counted["rest"]
             )
-        elif record.levelno >= logging.WARNING:
+        elif record.levelno >= logging.WARNING and not message.startswith(SKIPPED):
             self._progress.console.print(message, highlight=False, markup=False)
 
     def _count(self, label: str, done: int, total: int, rest: str) -> None:
@@ -66,10 +70,9 @@ def progress_logger(quiet: bool) -> Iterator[dict[str, dg.LoggerDefinition]]:
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         handler = _Bars(progress)
 
-        @dg.logger(description="Bars on the terminal.")
         def bars(_: dg.InitLoggerContext) -> logging.Logger:
             logger = logging.Logger("si_dagster.run", logging.INFO)
             logger.addHandler(handler)
             return logger
 
-        yield {"console": bars}
+        yield {"console": dg.LoggerDefinition(bars, description="Bars on the terminal.")}

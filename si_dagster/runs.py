@@ -117,22 +117,28 @@ def run_study(
         quiet: No progress on the terminal.
     """
     store = StoreResource(supersede=supersede)
-    bound = definitions([study], store, EngineResource(kind=engine))
     _keep_copy(study, store.path)
     outcome = Outcome(study.name)
     with open_instance(store.path) as instance, progress_logger(quiet) as loggers:
-        job = dg.Definitions.merge(bound, dg.Definitions(loggers=loggers)).resolve_job_def(
-            job_name(study.name, "all_iterations")
-        )
+        graph = definitions([study], store, EngineResource(kind=engine))
+        bound = dg.Definitions.merge(graph, dg.Definitions(loggers=loggers))
+        job = bound.resolve_job_def(job_name(study.name, "all_iterations"))
         for model, task in study.cells():
             key = dg.MultiPartitionKey({"model": model, "task": task})
-            result = job.execute_in_process(instance=instance, partition_key=key, raise_on_error=False)
+            result = job.execute_in_process(
+                instance=instance,
+                partition_key=key,
+                raise_on_error=False,
+                run_config={"loggers": {"console": {}}},
+            )
             outcome.failures += _failures(result)
         plan = planned(study)
         if _measured(plan, store.store):
             _report(bound, study, instance)
             metrics = study_metrics(plan, store.store)
-            outcome.table, outcome.stopped = shown_rows(metrics), stop_reason(plan, metrics)
+            outcome.stopped = stop_reason(plan, metrics)
+            # After a failure what is stored may be of another recipe, or of fewer iterations: not a result.
+            outcome.table = [] if outcome.failures else shown_rows(metrics)
             outcome.report = str(store.path / "reports" / f"{study.name}.html")
     return outcome
 
@@ -152,7 +158,9 @@ def _measured(plan: Plan, store: Store) -> bool:
 def _report(bound: dg.Definitions, study: Study, instance: dg.DagsterInstance) -> None:
     report = asset_key(study, "report", None)
     graph = bound.resolve_implicit_global_asset_job_def()
-    graph.execute_in_process(instance=instance, asset_selection=[report])
+    graph.execute_in_process(
+        instance=instance, asset_selection=[report], run_config={"loggers": {"console": {}}}
+    )
 
 
 def _failures(result: dg.ExecuteInProcessResult) -> list[str]:

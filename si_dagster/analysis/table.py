@@ -62,7 +62,6 @@ GAP_COLUMNS = (
 
 SHOWN = {
     "iteration": "t",
-    "verification": "verification",
     "expected_utility": "J(f_t)",
     "gap": "gap",
     "relative_gap": "relative gap",
@@ -84,9 +83,9 @@ def gap_rows(metrics: pl.DataFrame) -> list[dict[str, Any]]:
 def shown_rows(metrics: pl.DataFrame, split: str = "eval") -> list[dict[str, str]]:
     """Rows of one split as text, intervals in brackets, `-` where a value does not exist.
 
-    Several models or tasks get columns of their own.
+    Several studies, models, tasks or verifications get columns of their own.
     """
-    cells = [name for name in ("model", "task") if metrics[name].n_unique() > 1]
+    cells = [name for name in ("study", "model", "task", "verification") if metrics[name].n_unique() > 1]
     headings = {**{name: name for name in cells}, **SHOWN}
     rows = [row for row in gap_rows(metrics) if row["split"] == split]
     return [{heading: _shown(row, name) for name, heading in headings.items()} for row in rows]
@@ -99,8 +98,8 @@ def _shown(row: dict[str, Any], name: str) -> str:
     if not isinstance(value, float):
         return str(value)
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    interval = "" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]"
-    return (f"{value:+.3f}" if interval and name != "expected_utility" else f"{value:.3f}") + interval
+    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{value:.3f}{interval}"
 
 
 def markdown_table(rows: list[dict[str, str]]) -> str:
