@@ -27,7 +27,8 @@ TEMPORARY = ".tmp-"
 ROW_GROUP_ROWS = 65_536
 """Point queries read one row group: 64k rows were measured at 10.8 ms over 6.4M."""
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space, no quota, or a file size limit."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def explain_full(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise DiskFull(
             f"could not write {path}: {os.strerror(error.errno or 0)}; {_free_space(path)}. "

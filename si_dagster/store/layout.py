@@ -77,7 +77,7 @@ class Address:
             value = getattr(self, kind)
             if value is not None or kind in ("study", "stage"):
                 check_name(kind, value)
-        if _ITERATION.fullmatch(self.stage):
+        if self.stage.startswith("iteration_"):
             raise AddressError(f"stage name {self.stage!r} reads as an iteration: choose another name")
         if self.iteration is not None and (type(self.iteration) is not int or self.iteration < 0):
             raise AddressError(f"iteration {self.iteration!r} must be an int from 0, or None")

@@ -240,12 +240,18 @@ def _apply(difference: _Difference, home: Path, path: Path) -> None:
             for statement in _views(connection, home):
                 connection.execute(statement)
             connection.execute("COMMIT")
+            connection.execute("CHECKPOINT lineage")
             connection.execute("USE memory")
             connection.execute("DETACH lineage")
-    except duckdb.IOException as error:
-        if any(text in str(error) for text in ("No space left", "quota exceeded", "File too large")):
+    except duckdb.Error as error:
+        # By text: a full disk comes as IOException, TransactionException or FatalException.
+        if any(os.strerror(code) in str(error) for code in atomic.FULL):
             raise OSError(errno.ENOSPC, str(error)) from error
         raise
+    if path.with_name(f"{path.name}.wal").exists():
+        raise StoreError(
+            f"{path} could not be closed without a write-ahead log: nothing was published, run again"
+        )
 
 
 def _recorded_home(connection: duckdb.DuckDBPyConnection) -> str | None:
