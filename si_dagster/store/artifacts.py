@@ -62,7 +62,8 @@ class Artifact:
         Raises:
             CorruptArtifact: As `verify`.
         """
-        return [self.path / entry.name for entry in self.manifest.files if entry.rows is not None]
+        folder = self.path
+        return [folder / entry.name for entry in self.manifest.files if entry.rows is not None]
 
     def verify(self) -> None:
         """Compare every file with the manifest; each file is hashed once a process and modification.

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import duckdb
 import polars as pl
 
 from si_dagster.store import atomic, layout
-from si_dagster.store.errors import CorruptArtifact, StoreError
+from si_dagster.store.errors import CorruptArtifact, StoreError, StoreWarning
 from si_dagster.store.integrity import manifest_folders, read_manifest
 from si_dagster.store.locks import locked
 from si_dagster.store.manifest import Manifest
@@ -88,11 +89,13 @@ class Catalogue:
     def sync(self, changed: Iterable[str] = ()) -> None:
         """Make the catalogue mirror the manifests on disk.
 
+        A damaged manifest is left out and a damaged catalogue made anew, each with a warning.
+
         Args:
             changed: Artifact ids whose manifest is read again even where one is known at that place.
 
         Raises:
-            CorruptArtifact: If the published file cannot be opened, or a new manifest is damaged.
+            DiskFull: If there is no space; the published file is as it was.
             ArtifactBusy: If another process does not finish within two minutes.
         """
         with locked(self.home / ".lock-lineage.duckdb", "the lineage catalogue", _WAIT_SECONDS):
@@ -152,7 +155,14 @@ class Catalogue:
         """Place -> version of what is published; `None` where that is missing or of another home."""
         if not self.path.exists():
             return None
-        with self._open_published() as connection:
+        try:
+            connection = self._open_published()
+        except CorruptArtifact as damage:
+            # An index that can be made anew must not stop a run.
+            warnings.warn(f"made anew: {damage}", StoreWarning, stacklevel=2)
+            os.replace(self.path, self.path.with_name("lineage.duckdb.corrupt"))
+            return None
+        with connection:
             if _recorded_home(connection) != str(self.home):
                 return None
             return dict(connection.execute("SELECT path, version FROM artifacts").fetchall())
@@ -188,7 +198,7 @@ class _Difference:
     def __init__(self, home: Path, gone: list[str], new: list[str]):
         self.home = home
         self.gone = gone
-        read = ((path, read_manifest(home / path)) for path in sorted(new))
+        read = ((path, _readable_manifest(home / path)) for path in sorted(new))
         self.new = [(path, manifest) for path, manifest in read if manifest is not None]
 
     def __bool__(self) -> bool:
@@ -292,8 +302,17 @@ def _superseded_at(path: str) -> str | None:
 
 
 def _version(folder: Path) -> str | None:
-    manifest = read_manifest(folder)
+    manifest = _readable_manifest(folder)
     return manifest.version if manifest else None
+
+
+def _readable_manifest(folder: Path) -> Manifest | None:
+    """The manifest, unless it is gone by now or damaged: one bad artifact must not hide all others."""
+    try:
+        return read_manifest(folder)
+    except CorruptArtifact as damage:
+        warnings.warn(f"left out of the catalogue: {damage}", StoreWarning, stacklevel=2)
+        return None
 
 
 def _artifact_row(path: str, manifest: Manifest) -> dict[str, Any]:

@@ -62,8 +62,9 @@ class _Tracer:
         )
         if found is None:
             nearest = self._nearest(identifier)
-            hint = f"; the nearest are {', '.join(nearest)}" if nearest else "; the catalogue is empty"
-            raise UnknownId(f"nothing has the id {identifier!r}{hint}", nearest)
+            hint = f"the nearest are {', '.join(nearest)}" if nearest else "the catalogue is empty"
+            message = f"nothing complete and recorded has the id {identifier!r}: {hint}"
+            raise UnknownId(message, nearest)
         return found
 
     # The kinds of ids

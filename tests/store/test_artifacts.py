@@ -75,7 +75,7 @@ def test_a_row_is_never_written_twice(maker):
     frame = maker.generations(0)
     with open_draws(maker) as writer:
         writer.write_part(frame[:5])
-        with pytest.raises(SchemaError, match=r"1 rows are already there, e\.g\. .*train-1/0"):
+        with pytest.raises(SchemaError, match=r"1 rows are already there, e\.g\. pico/.*train-1/0"):
             writer.write_part(frame[4:])
     with open_draws(maker) as writer:
         assert writer.existing().equals(frame[:5])

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from si_dagster.store import layout
@@ -18,6 +18,7 @@ def addresses(draw) -> Address:
     return Address(draw(NAMES), draw(st.none() | st.integers(0, 99)), draw(STAGES), model, task, part)
 
 
+@settings(deadline=None)
 @given(addresses())
 def test_an_address_is_read_back_from_its_text_and_its_folder_lies_inside(address):
     assert Address.parse(address.artifact_id) == address
@@ -27,6 +28,7 @@ def test_an_address_is_read_back_from_its_text_and_its_folder_lies_inside(addres
     assert folder.relative_to(home / "data").as_posix() == address.artifact_id
 
 
+@settings(deadline=None)
 @given(NAMES, NAMES, NAMES, PROMPT_IDS, st.integers(0, 999))
 def test_a_generation_id_is_read_back(study, model, task, prompt_id, sample_index):
     address = Address(study, 3, "generations", model, task)

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from si_dagster.store import layout
-from si_dagster.store.errors import CorruptArtifact, StoreError
+from si_dagster.store.errors import CorruptArtifact, StoreError, StoreWarning
 from si_dagster.store.lineage import NATIVE_TABLES, Catalogue, rebuild
 
 VIEWS = ("prompts", "generations", "utilities", "verifications", "filtered_sets", "training_rows")
@@ -129,6 +129,23 @@ def test_a_moved_home_is_noticed_and_made_right(maker, catalogue, tmp_path):
         moved.connect()
     moved.sync()
     assert content(moved) == before
+
+
+def test_a_damaged_catalogue_or_manifest_stops_no_recording(maker, catalogue):
+    before = content(catalogue)
+    catalogue.path.write_bytes(b"not a database" * 1000)
+    with pytest.warns(StoreWarning, match="made anew: .*lineage.duckdb cannot be opened"):
+        catalogue.sync()
+    assert content(catalogue) == before
+    assert (maker.home / "lineage.duckdb.corrupt").exists()
+    bad = maker.table(maker.address("generations", 8), maker.generations(8), [])
+    path = maker.store.folder(bad.address) / "manifest.json"
+    path.write_text(path.read_text().replace('"num_rows": 12', '"num_rows": 13'))
+    good = maker.table(maker.address("generations", 9), maker.generations(9), [])
+    with pytest.warns(StoreWarning, match="left out of the catalogue: .*it was edited"):
+        catalogue.record(good)
+    late = catalogue.query("SELECT iteration FROM artifacts WHERE iteration > 7")["iteration"]
+    assert late.to_list() == [9]
 
 
 def test_a_damaged_or_missing_catalogue_says_how_to_make_it(catalogue):

@@ -95,7 +95,7 @@ def test_a_checkpoint_tells_all_iterations_before_it(home):
     ],
 )
 def test_an_unknown_id_is_answered_with_the_nearest(home, unknown, nearest):
-    with pytest.raises(UnknownId, match="nothing has the id") as error:
+    with pytest.raises(UnknownId, match="nothing complete and recorded has the id") as error:
         trace(home, unknown)
     assert len(error.value.nearest) == 3
     assert nearest is None or nearest in error.value.nearest
