@@ -6,7 +6,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.report import stop_reason, study_metrics
-from assets.stage_asset import asset_key, partitions
+from assets.stage_asset import asset_key
 from resources.store import StoreResource
 from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store
@@ -35,7 +35,6 @@ def study_job(plan: Plan, keys: list[dg.AssetKey]) -> UnresolvedAssetJobDefiniti
     return dg.define_asset_job(
         job_name(plan.study.name, "all_iterations"),
         selection=dg.AssetSelection.assets(*keys),
-        partitions_def=partitions(plan.study),
         description=f"Every iteration of {plan.study.name}, for one model and task.",
     )
 

@@ -13,7 +13,7 @@ CARD = """The generation-verification gap J(f_t[w]) - J(f_t), and everything tha
 On evaluation prompts also the paired change of J against the iteration before and the base, and the
 update error J(f_t-1[w]) - J(f_t). Intervals are cluster bootstraps over prompts.
 
-Reads: generations, utilities, verifications; of the iteration before: utilities and verifications; of the
+Reads: utilities, verifications; of the iteration before: utilities and verifications; of the
 base: utilities.
 
 Writes: one row a verification: gap, relative gap, pooled gap, pass@k, maj@k, diversity, verifier quality,

@@ -82,16 +82,26 @@ def run(
     study: StudyArgument,
     overrides: Overrides = None,
     engine: EngineOption = "transformers",
+    chunk_prompts: Annotated[
+        int, typer.Option("--chunk-prompts", min=1, help="Prompts a chunk: what a killed run loses at most.")
+    ] = 256,
     supersede: Annotated[
         bool, typer.Option("--supersede", help="Move artifacts of another recipe aside and make them anew.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a study from where it is to its end, or to where its gap is closed."""
+    from resources.engine import EngineResource
+    from resources.store import StoreResource
     from si_dagster.runs import run_study
     from si_dagster.study import load_study
 
-    outcome = run_study(load_study(study, overrides or []), engine, supersede, quiet=as_json)
+    outcome = run_study(
+        load_study(study, overrides or []),
+        StoreResource(supersede=supersede),
+        EngineResource(kind=engine, chunk_prompts=chunk_prompts),
+        quiet=as_json,
+    )
     if as_json:
         _print_json(outcome.to_dict())
     else:

@@ -268,7 +268,7 @@ class Plan:
             "verification": {spec.name: spec.on_unparsed for spec in self.study.verification},
             "seed": self.study.seed,
         }
-        inputs = {role: self.address(role, iteration, cell, split) for role in ("generations", "utilities")}
+        inputs = {"utilities": self.address("utilities", iteration, cell, split)}
         for spec in self.study.verification:
             part = verification_part(split, spec.name)
             inputs[f"verifications.{spec.name}"] = self.address("verifications", iteration, cell, part)

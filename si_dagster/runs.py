@@ -106,21 +106,24 @@ def open_instance(home: Path) -> dg.DagsterInstance:
 
 
 def run_study(
-    study: Study, engine: str = "transformers", supersede: bool = False, quiet: bool = False
+    study: Study,
+    store: StoreResource | None = None,
+    engine: EngineResource | None = None,
+    quiet: bool = False,
 ) -> Outcome:
     """Run every cell of a study from where it is, then the report.
 
     Args:
         study: What to run; a copy is kept under the home folder, so that the UI shows it too.
-        engine: Kind of engine.
-        supersede: Move artifacts of another recipe aside instead of refusing.
+        store: Where, and whether artifacts of another recipe may be moved aside.
+        engine: Which engine, in what portions.
         quiet: No progress on the terminal.
     """
-    store = StoreResource(supersede=supersede)
+    store = store or StoreResource()
     _keep_copy(study, store.path)
     outcome = Outcome(study.name)
     with open_instance(store.path) as instance, progress_logger(quiet) as loggers:
-        graph = definitions([study], store, EngineResource(kind=engine))
+        graph = definitions([study], store, engine)
         bound = dg.Definitions.merge(graph, dg.Definitions(loggers=loggers))
         job = bound.resolve_job_def(job_name(study.name, "all_iterations"))
         for model, task in study.cells():

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from si_dagster.engines.attention import NAME, SharedPrefix
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -92,10 +94,28 @@ class Branches:
         self.mask: torch.Tensor | None = None
         """Bool, (rows, slots): which slots hold tokens; `None` as long as no row was padded."""
         self.slots = 0
+        self.prefix: SharedPrefix | None = None
+
+    def share(self) -> None:
+        """Hold what was read so far once, however many rows go on from it, one token at a time each."""
+        layers = self.cache.layers
+        if self.model.config._attn_implementation != NAME or not self.slots:
+            return
+        keys, values = zip(
+            *[(layer.keys[:, :, : self.slots], layer.values[:, :, : self.slots]) for layer in layers],
+            strict=True,
+        )
+        mask = None if self.mask is None else self.mask[:, None]
+        self.prefix = SharedPrefix(
+            list(keys), list(values), mask, torch.arange(len(self.lengths), device=self.lengths.device)
+        )
+        self.cache, self.mask, self.slots = empty_cache(self.model), None, 0
 
     def select(self, parents: torch.Tensor) -> None:
-        """Replace the rows by copies of the rows `parents`; shape (new_rows,), int64."""
+        """Replace the rows by copies of the rows `parents`; int64, shape (new_rows,), ascending if `share`d."""
         self.lengths = self.lengths[parents]
+        if self.prefix is not None:
+            self.prefix = self.prefix.select(parents)
         if self.mask is not None:
             self.mask = self.mask[parents]
         if self.slots:
@@ -135,6 +155,7 @@ class Branches:
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=keep,
+            **({} if self.prefix is None else {"shared_prefix": self.prefix}),
         )
         self.slots += count
         self.lengths = self.lengths + (count if held is None else held.sum(dim=1))

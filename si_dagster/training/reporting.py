@@ -44,6 +44,7 @@ def reporter() -> Iterator[Reporter]:
         return
     from dagster_pipes import open_dagster_pipes
 
+    os.dup2(2, 1)  # what libraries print belongs to the log, not into the output of the caller
     with open_dagster_pipes() as pipes:
         yield Reporter(pipes.log.info)
 

@@ -83,7 +83,7 @@ def weighted_trainer(
 ) -> Any:
     """TRL's SFTTrainer over tokenised rows, with the weighted loss."""
     from datasets import Dataset
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
@@ -104,7 +104,7 @@ def weighted_trainer(
             if logs and "loss" in logs:
                 report.step("fine-tuning", state.global_step, state.max_steps, logs["loss"])
 
-    return WeightedTrainer(
+    trainer = WeightedTrainer(
         model=model,
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(tokenised(rows, tokenizer, spec.distillation.max_length)),
@@ -125,6 +125,8 @@ def weighted_trainer(
             **spec.distillation.model_dump(exclude={"method", "start_from", "replay_fraction"}),
         ),
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def tokenised(rows: pl.DataFrame, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:

@@ -1,0 +1,389 @@
+"""Runs one untrusted Python program against its tests, cut off from everything else.
+
+    worker -> new user, network, pid, ipc, uts and mount namespaces -> judge (pid 1) -> program
+
+The program sees a read-only root that holds the interpreter and the system libraries and nothing more, a small
+tmpfs as /tmp, no /proc, no network, an empty environment, `python -I -S`, and limits on memory, CPU time,
+processes, file size and descriptors. It tells values on a private descriptor with a nonce; the judge, another
+process that it can neither read nor signal, compares them. Killing the judge kills every process inside.
+
+Linux only, x86-64 and arm64. It does not guard against kernel bugs, does not bound the memory of all
+processes together below processes x memory, and the weaker guard (`rlimits`) hides no file and no network:
+it is for kernels that forbid namespaces, chosen by name.
+"""
+
+import ast
+import ctypes
+import json
+import marshal
+import os
+import platform
+import resource
+import secrets
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from si_dagster.tasks.grading.judging import Plan, Unknown, decode, judge, plan_tests
+
+Guard = Literal["namespaces", "rlimits"]
+
+CLONE_FLAGS = 0x00020000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+"""CLONE_NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET."""
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
+    1, 2, 4, 8, 32, 4096, 16384, 1 << 18,
+)  # fmt: skip
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+MNT_DETACH = 2
+NOBODY = 65534
+MAX_REPLY_BYTES = 8 << 20
+"""Most that is read from a program; a program that says more has failed."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use.
+
+    Attributes:
+        cpu_s: CPU seconds of each process.
+        wall_s: Seconds until everything is killed, counted from the start of the program.
+        memory_bytes: Address space of each process.
+        processes: Processes and threads together.
+        file_bytes: Largest file.
+        descriptors: Open files.
+        tmp_bytes: Size of /tmp.
+        tmp_files: Files in /tmp.
+    """
+
+    cpu_s: int = 5
+    wall_s: float = 15.0
+    memory_bytes: int = 1 << 30
+    processes: int = 16
+    file_bytes: int = 16 << 20
+    descriptors: int = 64
+    tmp_bytes: int = 32 << 20
+    tmp_files: int = 1000
+
+
+class SandboxUnavailableError(RuntimeError):
+    """The kernel forbids what the sandbox needs; the message says what and how to go on."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a program: passed, or why not; `sandbox_error` is ours and no fault of the program."""
+
+    passed: bool
+    reason: str | None = None
+    sandbox_error: bool = False
+
+
+def run_program(code: str, plan: Plan, guard: Guard = "namespaces", limits: Limits | None = None) -> Verdict:
+    """Run a program and judge it; blocks up to `limits.wall_s`.
+
+    Call it from a process with one thread, since it forks.
+
+    Raises:
+        SandboxUnavailableError: If the guard is `namespaces` and the kernel forbids them.
+    """
+    limits = limits or Limits()
+    for read_before_the_root_is_gone in (_libc, _needed_places, _needed_links, _python, _candidate_source):
+        read_before_the_root_is_gone()
+    nonce = secrets.token_hex(16)
+    told, tell = os.pipe()
+    ready, go = os.pipe()
+    mapped, map_it = os.pipe()
+    keeper = os.fork()
+    if keeper == 0:
+        for descriptor in (told, ready, map_it):
+            os.close(descriptor)
+        _keep(lambda: _judge_program(code, plan, guard, limits, nonce, tell), guard, go, mapped)
+    for descriptor in (tell, go, mapped):
+        os.close(descriptor)
+    try:
+        if guard == "namespaces":
+            _map_users(keeper, ready, map_it)
+        return _listen(told, nonce, time.monotonic() + limits.wall_s)
+    finally:
+        for descriptor in (told, ready, map_it):
+            os.close(descriptor)
+        _kill(keeper)
+
+
+def _kill(keeper: int) -> None:
+    """The judge dies with its keeper, and all processes of the program with the judge."""
+    try:
+        os.killpg(keeper, signal.SIGKILL)
+    except ProcessLookupError:
+        os.kill(keeper, signal.SIGKILL)
+    os.waitpid(keeper, 0)
+
+
+def _map_users(keeper: int, ready: int, map_it: int) -> None:
+    """Map the users of the new namespace from outside; root maps nobody too, so that process limits count."""
+    word = os.read(ready, 256)
+    if word != b"ok":
+        raise SandboxUnavailableError(_forbidden(word.decode(errors="replace")))
+    uid, gid = os.geteuid(), os.getegid()
+    root = uid == 0
+    try:
+        Path(f"/proc/{keeper}/setgroups").write_text("deny")
+        lines = [f"0 0 1\n{NOBODY} {NOBODY} 1\n"] * 2 if root else [f"{NOBODY} {uid} 1\n", f"{NOBODY} {gid} 1\n"]
+        Path(f"/proc/{keeper}/uid_map").write_text(lines[0])
+        Path(f"/proc/{keeper}/gid_map").write_text(lines[1])
+    except OSError as error:
+        raise SandboxUnavailableError(_forbidden(str(error))) from error
+    os.write(map_it, b"!")
+
+
+def _forbidden(reason: str) -> str:
+    return (
+        f"this kernel forbids the namespaces untrusted programs run in ({reason or 'no reason given'}); allow "
+        "unprivileged user namespaces, or set the task option `guard: rlimits` to run them with less protection"
+    )
+
+
+def _listen(told: int, nonce: str, deadline: float) -> Verdict:
+    heard = b""
+    while not heard.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([told], [], [], left)[0]:
+            return Verdict(False, "ran past the time limit")
+        data = os.read(told, 1 << 16)
+        if not data:
+            return Verdict(False, "the judge died without a verdict", sandbox_error=True)
+        heard += data
+    head, _, body = heard.decode().partition(" ")
+    if head != nonce:
+        return Verdict(False, "a verdict without its nonce", sandbox_error=True)
+    return Verdict(**json.loads(body))
+
+
+def _keep(run_judge: Callable[[], None], guard: Guard, go: int, mapped: int) -> None:
+    """The process between worker and judge; enters the namespaces and never returns."""
+    os.setpgid(0, 0)
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if guard == "namespaces":
+        if _libc().unshare(CLONE_FLAGS) != 0:
+            os.write(go, os.strerror(ctypes.get_errno()).encode())
+            os._exit(1)
+        os.write(go, b"ok")
+        if os.read(mapped, 1) != b"!":
+            os._exit(1)
+    judge_pid = os.fork()
+    if judge_pid == 0:
+        run_judge()
+        os._exit(0)
+    os.waitpid(judge_pid, 0)
+    os._exit(0)
+
+
+def _judge_program(code: str, plan: Plan, guard: Guard, limits: Limits, nonce: str, tell: int) -> None:
+    """Pid 1 of the namespace: builds the room, starts the program, compares its values, tells the verdict."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(PR_SET_DUMPABLE, 0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    try:
+        if guard == "namespaces":
+            _build_root(limits)
+        verdict = _compare(code, plan, limits)
+    except Exception as error:
+        verdict = Verdict(False, f"{type(error).__name__}: {str(error)[:300]}", sandbox_error=True)
+    os.write(tell, f"{nonce} {json.dumps(vars(verdict))}\n".encode())
+
+
+def _compare(code: str, plan: Plan, limits: Limits) -> Verdict:
+    nonce = secrets.token_hex(16)
+    job = {"code": code, "calls": plan.calls, "imports": plan.imports, "setup": plan.setup, "nonce": nonce}
+    reply, problem = _converse(marshal.dumps(job), limits)
+    values: list[Any] = []
+    for line in reply.split(b"\n"):
+        head, _, body = line.partition(b" ")
+        if head != nonce.encode() or len(values) == len(plan.calls):
+            continue
+        try:
+            message = ast.literal_eval(body.decode())
+            if "error" in message:
+                return Verdict(False, str(message["error"])[:300])
+            values.append(decode(message["value"]))
+        except (ValueError, KeyError, TypeError, SyntaxError, MemoryError, RecursionError):
+            values.append(Unknown())
+    if len(values) < len(plan.calls):
+        return Verdict(False, problem or "the program ended before it had answered")
+    failed = judge(plan, values)
+    return Verdict(failed is None, failed)
+
+
+def _converse(job: bytes, limits: Limits) -> tuple[bytes, str | None]:
+    """Start the program, hand it the job, read its answers; says why where it was cut off."""
+    job_read, job_write = os.pipe()
+    reply_read, reply_write = os.pipe()
+    program = os.fork()
+    if program == 0:
+        os.close(job_write)
+        os.close(reply_read)
+        _become_program(job_read, reply_write, limits)
+    os.close(job_read)
+    os.close(reply_write)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        while job:
+            job = job[os.write(job_write, job) :]
+    except BrokenPipeError:
+        pass
+    os.close(job_write)
+    heard, size = [], 0
+    while (data := os.read(reply_read, 1 << 16)) and size <= MAX_REPLY_BYTES:
+        heard.append(data)
+        size += len(data)
+    if size > MAX_REPLY_BYTES:
+        return b"", "said more than the limit"
+    _, status = os.waitpid(program, 0)
+    return b"".join(heard), _ending(status)
+
+
+def _ending(status: int) -> str | None:
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+        return f"killed by {name}, the limit of CPU time" if name in ("SIGXCPU", "SIGKILL") else f"killed by {name}"
+    return None
+
+
+def _become_program(job: int, reply: int, limits: Limits) -> None:
+    """Drop everything and become `python -I -S`; never returns."""
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR) if os.path.exists(os.devnull) else os.open("/tmp/.null", os.O_CREAT | os.O_RDWR)
+        reply = os.dup2(reply, 200)
+        os.dup2(job, 0)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        os.dup2(reply, 3)
+        os.closerange(4, 1024)
+        os.chdir("/tmp")
+        _set_limits(limits)
+        _prctl(PR_SET_NO_NEW_PRIVS, 1)
+        if os.getuid() == 0:
+            _libc().setgroups(0, None)  # forbidden inside, where none are left anyway
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+        os.execve(_python(), [_python(), "-I", "-S", "-c", _candidate_source()], {})
+    finally:
+        os._exit(111)
+
+
+def _set_limits(limits: Limits) -> None:
+    for name, value in (
+        (resource.RLIMIT_CPU, limits.cpu_s),
+        (resource.RLIMIT_AS, limits.memory_bytes),
+        (resource.RLIMIT_NPROC, limits.processes),
+        (resource.RLIMIT_FSIZE, limits.file_bytes),
+        (resource.RLIMIT_NOFILE, limits.descriptors),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(name, (value, value))
+
+
+def _build_root(limits: Limits) -> None:
+    """A new root: interpreter and system libraries read-only, /tmp writable, nothing else."""
+    _mount(None, "/", None, MS_REC | MS_PRIVATE, None)
+    root = "/tmp"
+    _mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
+    for place in _needed_places():
+        target = root + place
+        if os.path.isdir(place):
+            os.makedirs(target, exist_ok=True)
+        else:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY))
+        _mount(place, target, None, MS_BIND | MS_REC, None)
+        if not place.startswith("/dev/"):
+            _mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | _kept_flags(target), None)
+    for link, aim in _needed_links():
+        os.symlink(aim, root + link)
+    os.makedirs(f"{root}/tmp", exist_ok=True)
+    options = f"size={limits.tmp_bytes},nr_inodes={limits.tmp_files},mode=1777"
+    _mount("tmpfs", f"{root}/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
+    os.makedirs(f"{root}/.old")
+    os.chdir(root)
+    if _libc().syscall(PIVOT_ROOT[platform.machine()], b".", b".old") != 0:
+        raise OSError(ctypes.get_errno(), "pivot_root")
+    os.chdir("/")
+    if _libc().umount2(b"/.old", MNT_DETACH) != 0:
+        raise OSError(ctypes.get_errno(), "umount of the old root")
+    os.rmdir("/.old")
+    _mount(None, "/", None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, None)
+
+
+@cache
+def _needed_places() -> tuple[str, ...]:
+    places = [str(Path(sys.base_prefix).resolve())]
+    places += [place for place in ("/usr", "/lib", "/lib64") if os.path.isdir(place) and not os.path.islink(place)]
+    places = [place for place in places if not any(place != other and place.startswith(other + "/") for other in places)]
+    return (*places, *(place for place in ("/dev/null", "/dev/urandom") if os.path.exists(place)))
+
+
+@cache
+def _needed_links() -> tuple[tuple[str, str], ...]:
+    return tuple((link, os.readlink(link)) for link in ("/lib", "/lib64") if os.path.islink(link))
+
+
+def _kept_flags(place: str) -> int:
+    """Flags a remount inside a user namespace may not clear."""
+    flags = os.statvfs(place).f_flag
+    return flags & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME)
+
+
+@cache
+def _python() -> str:
+    return str(Path(sys.base_prefix).resolve() / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}")
+
+
+@cache
+def _candidate_source() -> str:
+    return (Path(__file__).parent / "candidate.py").read_text(encoding="utf-8")
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc().prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl {option}")
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None) -> None:
+    words = [None if word is None else word.encode() for word in (source, target, kind)]
+    data = None if options is None else options.encode()
+    if _libc().mount(*words, ctypes.c_ulong(flags), data) != 0:
+        raise OSError(ctypes.get_errno(), f"mount of {target}: {os.strerror(ctypes.get_errno())}")
+
+
+def prepare() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The work of a pool worker: one program with its tests, or a probe whether the guard can be had."""
+
+    def work(item: dict[str, Any]) -> dict[str, Any]:
+        plan = plan_tests(item["tests"], item["setup"], item["imports"], item["shadowed"])
+        limits = Limits(**item["limits"])
+        verdict = run_program(item["code"], plan, item["guard"], limits)
+        if verdict.sandbox_error:
+            return {"error": f"sandbox: {verdict.reason}"}
+        return {"passed": verdict.passed, "reason": verdict.reason}
+
+    return work
+
+
+if __name__ == "__main__":
+    from si_dagster.tasks.grading.worker_pool import serve
+
+    serve(prepare, float(sys.argv[1]))

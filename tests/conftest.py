@@ -1,0 +1,48 @@
+"""Shared by all tests: a home folder that a real run has filled, and the command line as a process."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CLI = [sys.executable, "-c", "from si_dagster.cli import main; main()"]
+MINI = ROOT / "tests" / "cases" / "mini.yaml"
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The environment of a fresh process with that home folder."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("SI_DAGSTER_", "DAGSTER_"))
+    }
+    return {**kept, "SI_DAGSTER_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+
+
+def run_cli(home: Path, *arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
+    """`si-dagster ARGUMENTS` to its end, from the root of the repository."""
+    return subprocess.run(
+        [*CLI, *arguments], cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=500
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder in which the mini study ran to its end: real engine, real trainer. Do not change it."""
+    home = tmp_path_factory.mktemp("finished")
+    done = run_cli(home, "run", str(MINI), "--chunk-prompts", "4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return home
+
+
+@pytest.fixture
+def home(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished home folder, to change."""
+    copy = tmp_path / "home"
+    shutil.copytree(finished, copy)
+    return copy
