@@ -9,6 +9,12 @@ import os
 import sys
 
 MAX_ITEMS = 100_000
+_ITERATION = (
+    (list, list.__iter__),
+    (tuple, tuple.__iter__),
+    (set, set.__iter__),
+    (frozenset, frozenset.__iter__),
+)
 
 
 def main() -> None:
@@ -53,7 +59,7 @@ def _speaker(descriptor, nonce):
 
 
 def encode(value, depth):
-    """A value as lists and strings, by the raw content of its built-in base: an overridden `__eq__` is lost."""
+    """A value as lists and strings, by the raw content of its built-in base; an own `__eq__` is lost."""
     if depth > 50:
         raise ValueError("nested deeper than 50")
     if value is None or isinstance(value, bool):
@@ -68,9 +74,9 @@ def encode(value, depth):
         return ["str", str.__str__(value)]
     if isinstance(value, bytes | bytearray):
         return ["bytes", bytes(value).hex()]
-    for kind in (list, tuple, set, frozenset):
+    for kind, items_of in _ITERATION:
         if isinstance(value, kind):
-            return [kind.__name__, [encode(item, depth + 1) for item in kind.__iter__(value)]]
+            return [kind.__name__, [encode(item, depth + 1) for item in items_of(value)]]  # pyright: ignore
     if isinstance(value, dict):
         pairs = [[encode(key, depth + 1), encode(item, depth + 1)] for key, item in dict.items(value)]
         return ["dict", pairs]

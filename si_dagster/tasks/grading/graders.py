@@ -1,4 +1,4 @@
-"""The graders by name: number, math, exact_match, choice; each turns completions into `Grade` rows.
+"""The graders by name: number, math, exact_match, choice, code; each turns completions into `Grade` rows.
 
 A grader reads text only: it knows no prompts and no task. Comparison runs once for each distinct pair
 of reference and answer; a pair that could not be decided is `grader_error` with the reason, never 0.
@@ -325,7 +325,15 @@ class ExactMatchGrader:
         return Grade(float(form in accepted), float(strictly), "scored", form, f"{found.rule}/exact_match")
 
 
+def code_grader() -> Grader:
+    """Programs with tests, in the sandbox; see `code_grader.CodeGrader`."""
+    from si_dagster.tasks.grading.code_grader import CodeGrader
+
+    return CodeGrader()
+
+
 GRADERS: dict[str, Callable[[], Grader]] = {
+    "code": code_grader,
     "number": number_grader,
     "math": math_grader,
     "exact_match": ExactMatchGrader,

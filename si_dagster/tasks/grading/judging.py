@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from si_dagster.tasks.grading.syntax import parsed
+
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda)
 
 
@@ -47,7 +49,11 @@ class _Splitter(ast.NodeTransformer):
     def visit(self, node: ast.AST) -> ast.AST:
         if isinstance(node, _COMPREHENSIONS) and self._untrusted_inside(node):
             return self._asked(node)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id not in self.trusted:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id not in self.trusted
+        ):
             return self._asked(node)
         if isinstance(node, ast.Name) and node.id not in self.trusted:
             return self._asked(node)
@@ -85,7 +91,7 @@ def plan_tests(
         (['f(3)'], ['set(_value_0) == set([9])'])
     """
     try:
-        statements = ast.parse("\n".join([*imports, setup, *tests])).body
+        statements = parsed("\n".join([*imports, setup, *tests])).body
     except SyntaxError as error:
         raise UnreadableTestsError(f"the tests do not parse: {error}") from error
     imported = [node for node in statements if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -111,7 +117,7 @@ def _modules_used(statements: list[ast.stmt]) -> set[str]:
 def entry_points(tests: Sequence[str]) -> set[str]:
     """Names of functions and classes the tests call that are not built in."""
     try:
-        tree = ast.parse("\n".join(tests))
+        tree = parsed("\n".join(tests))
     except SyntaxError:
         return set()
     called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}

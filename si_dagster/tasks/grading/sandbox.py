@@ -2,8 +2,8 @@
 
     worker -> new user, network, pid, ipc, uts and mount namespaces -> judge (pid 1) -> program
 
-The program sees a read-only root that holds the interpreter and the system libraries and nothing more, a small
-tmpfs as /tmp, no /proc, no network, an empty environment, `python -I -S`, and limits on memory, CPU time,
+The program sees a read-only root that holds interpreter and system libraries and nothing more, a small tmpfs
+as /tmp, no /proc, no network, an empty environment, `python -I -S`, and limits on memory, CPU time,
 processes, file size and descriptors. It tells values on a private descriptor with a nonce; the judge, another
 process that it can neither read nor signal, compares them. Killing the judge kills every process inside.
 
@@ -21,8 +21,10 @@ import platform
 import resource
 import secrets
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,8 +97,9 @@ def run_program(code: str, plan: Plan, guard: Guard = "namespaces", limits: Limi
         SandboxUnavailableError: If the guard is `namespaces` and the kernel forbids them.
     """
     limits = limits or Limits()
-    for read_before_the_root_is_gone in (_libc, _needed_places, _needed_links, _python, _candidate_source):
-        read_before_the_root_is_gone()
+    room = "/tmp" if guard == "namespaces" else _open_room()
+    for known in (_libc, _needed_places, _needed_links, _python, _shared_python, _candidate_source):
+        known()  # read while the old root is there
     nonce = secrets.token_hex(16)
     told, tell = os.pipe()
     ready, go = os.pipe()
@@ -105,7 +108,7 @@ def run_program(code: str, plan: Plan, guard: Guard = "namespaces", limits: Limi
     if keeper == 0:
         for descriptor in (told, ready, map_it):
             os.close(descriptor)
-        _keep(lambda: _judge_program(code, plan, guard, limits, nonce, tell), guard, go, mapped)
+        _keep(lambda: _judge_program(code, plan, guard, limits, nonce, tell, room), guard, go, mapped)
     for descriptor in (tell, go, mapped):
         os.close(descriptor)
     try:
@@ -116,6 +119,37 @@ def run_program(code: str, plan: Plan, guard: Guard = "namespaces", limits: Limi
         for descriptor in (told, ready, map_it):
             os.close(descriptor)
         _kill(keeper)
+        if guard == "rlimits":
+            shutil.rmtree(room, ignore_errors=True)
+
+
+def _open_room() -> str:
+    """A fresh folder for a program under the weaker guard.
+
+    Raises:
+        SandboxUnavailableError: If it would have to run as root.
+    """
+    if os.geteuid() == 0 and _shared_python() is None:
+        raise SandboxUnavailableError(
+            "guard rlimits as root runs programs as user nobody, who cannot read this interpreter; "
+            "run as another user, or with an interpreter outside of home folders"
+        )
+    room = tempfile.mkdtemp(prefix="program-")
+    if os.geteuid() == 0:
+        os.chown(room, NOBODY, NOBODY)
+    return room
+
+
+@cache
+def _shared_python() -> str | None:
+    """An interpreter of this version that every user can run."""
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for place in (_python(), f"/usr/local/bin/{name}", f"/usr/bin/{name}"):
+        if os.path.exists(place) and all(
+            os.stat(above).st_mode & 0o001 for above in Path(place).resolve().parents
+        ):
+            return place
+    return None
 
 
 def _kill(keeper: int) -> None:
@@ -132,13 +166,14 @@ def _map_users(keeper: int, ready: int, map_it: int) -> None:
     word = os.read(ready, 256)
     if word != b"ok":
         raise SandboxUnavailableError(_forbidden(word.decode(errors="replace")))
-    uid, gid = os.geteuid(), os.getegid()
-    root = uid == 0
     try:
         Path(f"/proc/{keeper}/setgroups").write_text("deny")
-        lines = [f"0 0 1\n{NOBODY} {NOBODY} 1\n"] * 2 if root else [f"{NOBODY} {uid} 1\n", f"{NOBODY} {gid} 1\n"]
-        Path(f"/proc/{keeper}/uid_map").write_text(lines[0])
-        Path(f"/proc/{keeper}/gid_map").write_text(lines[1])
+        if os.geteuid() == 0:
+            users = groups = f"0 0 1\n{NOBODY} {NOBODY} 1\n"
+        else:
+            users, groups = f"{NOBODY} {os.geteuid()} 1\n", f"{NOBODY} {os.getegid()} 1\n"
+        Path(f"/proc/{keeper}/uid_map").write_text(users)
+        Path(f"/proc/{keeper}/gid_map").write_text(groups)
     except OSError as error:
         raise SandboxUnavailableError(_forbidden(str(error))) from error
     os.write(map_it, b"!")
@@ -146,8 +181,8 @@ def _map_users(keeper: int, ready: int, map_it: int) -> None:
 
 def _forbidden(reason: str) -> str:
     return (
-        f"this kernel forbids the namespaces untrusted programs run in ({reason or 'no reason given'}); allow "
-        "unprivileged user namespaces, or set the task option `guard: rlimits` to run them with less protection"
+        f"this kernel forbids the namespaces for untrusted programs ({reason or 'no reason given'}); allow "
+        "unprivileged user namespaces, or set the task option `guard: rlimits` for less protection"
     )
 
 
@@ -186,24 +221,27 @@ def _keep(run_judge: Callable[[], None], guard: Guard, go: int, mapped: int) -> 
     os._exit(0)
 
 
-def _judge_program(code: str, plan: Plan, guard: Guard, limits: Limits, nonce: str, tell: int) -> None:
+def _judge_program(
+    code: str, plan: Plan, guard: Guard, limits: Limits, nonce: str, tell: int, room: str
+) -> None:
     """Pid 1 of the namespace: builds the room, starts the program, compares its values, tells the verdict."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _prctl(PR_SET_DUMPABLE, 0)
-    signal.setitimer(signal.ITIMER_PROF, 0)
+    # Pid 1 takes only signals it has handlers for: Python's own for SIGINT would let the program end it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         if guard == "namespaces":
             _build_root(limits)
-        verdict = _compare(code, plan, limits)
+        verdict = _compare(code, plan, limits, room)
     except Exception as error:
         verdict = Verdict(False, f"{type(error).__name__}: {str(error)[:300]}", sandbox_error=True)
     os.write(tell, f"{nonce} {json.dumps(vars(verdict))}\n".encode())
 
 
-def _compare(code: str, plan: Plan, limits: Limits) -> Verdict:
+def _compare(code: str, plan: Plan, limits: Limits, room: str) -> Verdict:
     nonce = secrets.token_hex(16)
     job = {"code": code, "calls": plan.calls, "imports": plan.imports, "setup": plan.setup, "nonce": nonce}
-    reply, problem = _converse(marshal.dumps(job), limits)
+    reply, problem = _converse(marshal.dumps(job), limits, room, nonce.encode(), len(plan.calls))
     values: list[Any] = []
     for line in reply.split(b"\n"):
         head, _, body = line.partition(b" ")
@@ -222,15 +260,18 @@ def _compare(code: str, plan: Plan, limits: Limits) -> Verdict:
     return Verdict(failed is None, failed)
 
 
-def _converse(job: bytes, limits: Limits) -> tuple[bytes, str | None]:
-    """Start the program, hand it the job, read its answers; says why where it was cut off."""
+def _converse(job: bytes, limits: Limits, room: str, nonce: bytes, wanted: int) -> tuple[bytes, str | None]:
+    """Start the program, hand it the job, read its answers; says why where it was cut off.
+
+    Reading ends with the last answer or the program, since a process it left behind may hold the pipe open.
+    """
     job_read, job_write = os.pipe()
     reply_read, reply_write = os.pipe()
     program = os.fork()
     if program == 0:
         os.close(job_write)
         os.close(reply_read)
-        _become_program(job_read, reply_write, limits)
+        _become_program(job_read, reply_write, limits, room)
     os.close(job_read)
     os.close(reply_write)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -240,42 +281,61 @@ def _converse(job: bytes, limits: Limits) -> tuple[bytes, str | None]:
     except BrokenPipeError:
         pass
     os.close(job_write)
-    heard, size = [], 0
-    while (data := os.read(reply_read, 1 << 16)) and size <= MAX_REPLY_BYTES:
-        heard.append(data)
-        size += len(data)
-    if size > MAX_REPLY_BYTES:
-        return b"", "said more than the limit"
-    _, status = os.waitpid(program, 0)
-    return b"".join(heard), _ending(status)
+    return _hear(program, reply_read, nonce, wanted)
+
+
+def _hear(program: int, reply: int, nonce: bytes, wanted: int) -> tuple[bytes, str | None]:
+    heard, status = b"", None
+    while heard.count(b"\n" + nonce) + heard.startswith(nonce) < wanted or not heard.endswith(b"\n"):
+        if not select.select([reply], [], [], 0.05)[0]:
+            if status is not None:
+                break
+            ended, code = os.waitpid(program, os.WNOHANG)
+            status = code if ended else None
+            continue
+        data = os.read(reply, 1 << 20)
+        heard += data
+        if len(heard) > MAX_REPLY_BYTES:
+            return b"", "said more than the limit"
+        if not data:
+            break
+    if status is None and len(heard) == 0:
+        _, status = os.waitpid(program, 0)
+    return heard, _ending(status or 0)
 
 
 def _ending(status: int) -> str | None:
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
-        return f"killed by {name}, the limit of CPU time" if name in ("SIGXCPU", "SIGKILL") else f"killed by {name}"
+        return (
+            f"killed by {name}, the limit of CPU time"
+            if name in ("SIGXCPU", "SIGKILL")
+            else f"killed by {name}"
+        )
     return None
 
 
-def _become_program(job: int, reply: int, limits: Limits) -> None:
+def _become_program(job: int, reply: int, limits: Limits, room: str) -> None:
     """Drop everything and become `python -I -S`; never returns."""
     try:
-        os.setsid()
-        null = os.open(os.devnull, os.O_RDWR) if os.path.exists(os.devnull) else os.open("/tmp/.null", os.O_CREAT | os.O_RDWR)
+        if os.getppid() == 1:  # the judge of a namespace; without one the process group is what gets killed
+            os.setsid()
+        null = os.open(os.devnull if os.path.exists(os.devnull) else "/tmp/.null", os.O_CREAT | os.O_RDWR)
         reply = os.dup2(reply, 200)
         os.dup2(job, 0)
         os.dup2(null, 1)
         os.dup2(null, 2)
         os.dup2(reply, 3)
         os.closerange(4, 1024)
-        os.chdir("/tmp")
+        os.chdir(room)
         _set_limits(limits)
         _prctl(PR_SET_NO_NEW_PRIVS, 1)
         if os.getuid() == 0:
             _libc().setgroups(0, None)  # forbidden inside, where none are left anyway
             os.setresgid(NOBODY, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
-        os.execve(_python(), [_python(), "-I", "-S", "-c", _candidate_source()], {})
+        python = _python() if os.access(_python(), os.X_OK) else _shared_python() or _python()
+        os.execve(python, [python, "-I", "-S", "-c", _candidate_source()], {})
     finally:
         os._exit(111)
 
@@ -325,10 +385,12 @@ def _build_root(limits: Limits) -> None:
 
 @cache
 def _needed_places() -> tuple[str, ...]:
-    places = [str(Path(sys.base_prefix).resolve())]
-    places += [place for place in ("/usr", "/lib", "/lib64") if os.path.isdir(place) and not os.path.islink(place)]
-    places = [place for place in places if not any(place != other and place.startswith(other + "/") for other in places)]
-    return (*places, *(place for place in ("/dev/null", "/dev/urandom") if os.path.exists(place)))
+    system = [place for place in ("/usr", "/lib", "/lib64") if os.path.isdir(place)]
+    system = [place for place in system if not os.path.islink(place)]
+    prefix = str(Path(sys.base_prefix).resolve())
+    if not any(f"{prefix}/".startswith(f"{place}/") for place in system):
+        system.append(prefix)
+    return (*system, *(place for place in ("/dev/null", "/dev/urandom") if os.path.exists(place)))
 
 
 @cache
@@ -339,12 +401,16 @@ def _needed_links() -> tuple[tuple[str, str], ...]:
 def _kept_flags(place: str) -> int:
     """Flags a remount inside a user namespace may not clear."""
     flags = os.statvfs(place).f_flag
-    return flags & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME)
+    return flags & (
+        os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME
+    )
 
 
 @cache
 def _python() -> str:
-    return str(Path(sys.base_prefix).resolve() / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}")
+    return str(
+        Path(sys.base_prefix).resolve() / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    )
 
 
 @cache

@@ -56,6 +56,8 @@ class WorkerPool:
     module: str
     num_workers: int = 2
     time_limit_s: float = 5.0
+    extra_path: str | None = None
+    """A further folder of modules, before all others."""
     broken: str | None = None
     """Why no worker can be started, e.g. a missing dependency; then every item fails with it."""
     _workers: list[_Worker] = field(default_factory=list)
@@ -88,7 +90,8 @@ class WorkerPool:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         root = str(Path(__file__).resolve().parents[3])
-        environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        path = os.pathsep.join(filter(None, (self.extra_path, root)))
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         command = [sys.executable, "-m", self.module, str(self.time_limit_s)]
         return subprocess.Popen(
             command,
