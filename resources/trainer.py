@@ -12,6 +12,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+DEFAULT_ENV = {
+    "PYTHONUNBUFFERED": "1",
+    # Waiting threads that spin make a step many times slower when another process wants a core.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
 
 class TrainerResource(dg.ConfigurableResource):
     """Turns a training set into a checkpoint folder."""
@@ -28,6 +34,6 @@ class TrainerResource(dg.ConfigurableResource):
             dg.Failure: If the process fails; nothing of its folder is kept as a checkpoint.
         """
         spec_file.write_text(json.dumps(spec), encoding="utf-8")
-        client = dg.PipesSubprocessClient(env={"PYTHONUNBUFFERED": "1", **self.env})
+        client = dg.PipesSubprocessClient(env={**DEFAULT_ENV, **self.env})
         client.run(context=context, command=[sys.executable, "-m", module, str(spec_file)])
         return json.loads((Path(spec["output_dir"]) / "result.json").read_text(encoding="utf-8"))

@@ -55,6 +55,9 @@ class PretrainRecipe(Spec):
     weight_decay: float = Field(default=0.01, ge=0)
     verification_fraction: float = Field(default=0.7, ge=0, le=1)
     """Share of pre-training examples that teach verification."""
+    demonstration_error_rate: float = Field(default=0.0, ge=0, lt=1)
+    """Share of worked answers in the pre-training text that are wrong, as text in the wild is. Verdicts in it
+    are right. A policy of such text knows more than it says, which is what self-improvement lives on."""
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:

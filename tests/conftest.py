@@ -45,4 +45,6 @@ def home(finished: Path, tmp_path: Path) -> Path:
     """A copy of the finished home folder, to change."""
     copy = tmp_path / "home"
     shutil.copytree(finished, copy)
+    # The views of the catalogue name files by absolute path.
+    assert run_cli(copy, "lineage", "rebuild").returncode == 0
     return copy

@@ -113,7 +113,7 @@ def side_of(puzzle: str) -> Side:
 
     Examples:
         >>> side_of("1_341_341_341_34")
-        'train'
+        'pretrain'
     """
     bucket = blake2b(puzzle.encode("ascii"), digest_size=1).digest()[0] % NUM_BUCKETS
     return next(side for side, buckets in BUCKETS.items() if bucket in buckets)  # pyright: ignore
@@ -206,7 +206,11 @@ class Sudoku4:
         return [_grade(*pair) for pair in zip(references, completions, strict=True)]
 
     def pretraining_text(
-        self, rng: np.random.Generator, num_examples: int, verification_fraction: float
+        self,
+        rng: np.random.Generator,
+        num_examples: int,
+        verification_fraction: float,
+        error_rate: float = 0.0,
     ) -> Iterator[tuple[str, str]]:
         """(prompt, completion) pairs that teach both roles, from puzzles of the pre-training side alone.
 
@@ -217,10 +221,12 @@ class Sudoku4:
             rng: Decides everything.
             num_examples: Pairs to yield; puzzles repeat only by chance.
             verification_fraction: Share of pairs that teach verification.
+            error_rate: Share of worked answers that are corrupted: demonstrations in the wild err. Verdicts
+                are always right.
         """
         puzzles, grids = self._of_side("pretrain", num_examples, rng)
         verifies = rng.random(num_examples) < verification_fraction
-        wrong = verifies & (rng.random(num_examples) < 0.5)
+        wrong = rng.random(num_examples) < np.where(verifies, 0.5, error_rate)
         answers = grids.copy()
         answers[wrong] = corrupted(puzzles[wrong], grids[wrong], rng)
         right = is_solution(puzzles, answers)

@@ -98,7 +98,10 @@ def token_batches(spec: PretrainSpec, tokenizer: Any) -> list[tuple["torch.Tenso
         raise ValueError(f"task {spec.task!r} has no pre-training text; give this study's model a `path`")
     size = recipe.per_device_train_batch_size
     pairs = task.pretraining_text(
-        np.random.default_rng(spec.seed), recipe.max_steps * size, recipe.verification_fraction
+        np.random.default_rng(spec.seed),
+        recipe.max_steps * size,
+        recipe.verification_fraction,
+        recipe.demonstration_error_rate,
     )
     ends = tokenizer.eos_token
     encoded = tokenizer([prompt + completion + ends for prompt, completion in pairs])["input_ids"]
