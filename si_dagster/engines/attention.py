@@ -1,8 +1,8 @@
 """Attention of many rows to few shared prefixes: one token at a time, each prefix held and read once.
 
-Samples of a prompt would each hold a copy of its keys and values; here a row attends to the keys of its prompt
-and to those of its own tokens apart, and the two results are merged by their log-sum-exps, which is exact
-(as in Hydragen, arXiv 2402.05099). With a pico policy the copies are most of what memory has to move.
+Samples of a prompt would each hold a copy of its keys and values; here a row attends to the keys of its
+prompt and to those of its own tokens apart, and the two results are merged by their log-sum-exps, which is
+exact (as in Hydragen, arXiv 2402.05099). With a pico policy the copies are most of what memory has to move.
 
 It serves models whose attention is a plain softmax over all earlier tokens; `SERVED` lists them, others
 attend to copies. It does nothing for passes of several tokens, where reading keys is not what takes the time.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NAME = "shared_prefix"
 
 SERVED = ("llama", "mistral", "olmo2", "qwen2", "qwen3")
-"""Model types whose attention has neither soft caps nor sinks (sliding windows are looked up in the config)."""
+"""Model types whose attention has neither soft caps nor sinks (sliding windows are read from the config)."""
 
 
 @dataclass
@@ -95,7 +95,7 @@ def attended(
     scale: float,
     mask: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax attention and the log-sum-exp of its scores; shapes (batch, heads, queries, size) and (..., 1)."""
+    """Softmax attention and the log-sum-exp of its scores: (batch, heads, queries, size) and (..., 1)."""
     scores = torch.matmul(query * scale, keys.transpose(2, 3)).float()
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)

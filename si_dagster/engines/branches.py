@@ -28,6 +28,7 @@ class RoomyLayer(DynamicLayer):
     def __init__(self) -> None:
         super().__init__()
         self.length = 0
+        self.room = GROWTH
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Take type and device of the first keys."""
@@ -52,7 +53,7 @@ class RoomyLayer(DynamicLayer):
     def _grown(self, kept: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
         rows, heads, tokens, size = new.shape
         room = torch.empty(
-            (rows, heads, self.length + tokens + GROWTH, size), dtype=new.dtype, device=new.device
+            (rows, heads, self.length + tokens + self.room, size), dtype=new.dtype, device=new.device
         )
         if kept is not None:
             room[:, :, : self.length] = kept[:, :, : self.length]
@@ -69,7 +70,7 @@ class RoomyLayer(DynamicLayer):
     def _rows(self, kept: torch.Tensor | None, indices: torch.Tensor) -> torch.Tensor | None:
         if kept is None:
             return None
-        shape = (len(indices), kept.shape[1], self.length + GROWTH, kept.shape[3])
+        shape = (len(indices), kept.shape[1], self.length + self.room, kept.shape[3])
         rows = torch.empty(shape, dtype=kept.dtype, device=kept.device)
         torch.index_select(kept[:, :, : self.length], 0, indices, out=rows[:, :, : self.length])
         return rows
@@ -98,7 +99,7 @@ class Branches:
 
     def share(self) -> None:
         """Hold what was read so far once, however many rows go on from it, one token at a time each."""
-        layers = self.cache.layers
+        layers: list[Any] = self.cache.layers
         if self.model.config._attn_implementation != NAME or not self.slots:
             return
         keys, values = zip(
@@ -111,14 +112,21 @@ class Branches:
         )
         self.cache, self.mask, self.slots = empty_cache(self.model), None, 0
 
-    def select(self, parents: torch.Tensor) -> None:
-        """Replace the rows by copies of the rows `parents`; int64, shape (new_rows,), ascending if `share`d."""
+    def select(self, parents: torch.Tensor, room: int = GROWTH) -> None:
+        """Replace the rows by copies of other rows.
+
+        Args:
+            parents: Row each new row copies; int64, shape (new_rows,), ascending if `share`d.
+            room: Tokens that will be read next, as far as known: room for them is made with the copy.
+        """
         self.lengths = self.lengths[parents]
         if self.prefix is not None:
             self.prefix = self.prefix.select(parents)
         if self.mask is not None:
             self.mask = self.mask[parents]
         if self.slots:
+            for layer in self.cache.layers:
+                layer.room = room  # pyright: ignore[reportAttributeAccessIssue]
             self.cache.batch_select_indices(parents)
 
     def fork(self, parents: torch.Tensor) -> "Branches":
@@ -160,6 +168,11 @@ class Branches:
         self.slots += count
         self.lengths = self.lengths + (count if held is None else held.sum(dim=1))
         return output.logits
+
+    def grow(self, parents: np.ndarray, segments: Sequence[np.ndarray], keep: int = 1) -> torch.Tensor:
+        """Make rows out of rows and read one segment on each; see `select` and `extend_ragged`."""
+        self.select(torch.from_numpy(parents).to(self.lengths.device), room=max(map(len, segments)))
+        return self.extend_ragged(segments, keep)
 
     def extend_ragged(self, segments: Sequence[np.ndarray], keep: int = 1) -> torch.Tensor:
         """Read one segment a row, padded on the left so that all end in the last slot; see `extend`."""

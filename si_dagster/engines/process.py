@@ -50,6 +50,9 @@ class EngineProcess:
         environment = dict(os.environ)
         paths = [str(PACKAGE_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
+        # Threads that spin while they wait starve each other as soon as another process wants the cores:
+        # with a load of 6 on 2 cores the same work took 25 s spinning and 4.4 s sleeping.
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "si_dagster.engines.worker", str(theirs.fileno()), str(os.getpid())],

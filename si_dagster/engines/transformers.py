@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from si_dagster.engines.attention import share_prefixes
 from si_dagster.engines.base import Completion, EngineError, Prompt, SamplingParams, Usage
 from si_dagster.engines.branches import Branches
 from si_dagster.engines.checkpoints import chosen_device, chosen_dtype, load_checkpoint
@@ -60,7 +61,7 @@ class TransformersEngine:
         *,
         device: str = "auto",
         dtype: str = "auto",
-        max_batch_rows: int = 2048,
+        max_batch_rows: int = 1024,
         max_batch_tokens: int | None = None,
         num_threads: int | None = None,
         trust_remote_code: bool = False,
@@ -72,6 +73,7 @@ class TransformersEngine:
         self._model, self._tokenizer = load_checkpoint(
             self.path, place, chosen_dtype(dtype, place), trust_remote_code
         )
+        share_prefixes(self._model)
         config = self._model.config.get_text_config()
         self.context_window = int(getattr(config, "max_position_embeddings", None) or 2**31)
         self.vocab_size = int(config.vocab_size)
@@ -124,6 +126,7 @@ class TransformersEngine:
         unique, row = distinct([texts[index] for index, _ in samples])
         branches = Branches(self._model)
         logits = self._read(branches, unique, np.array([len(ids) - 1 for ids in unique]))[:, -1]
+        branches.share()
         limits = np.minimum(
             sampling.max_tokens, self.context_window - np.array([len(u) for u in unique])[row]
         )
@@ -235,13 +238,11 @@ class TransformersEngine:
     ) -> torch.Tensor:
         """Read texts, common beginnings once; logits of the last `keep` slots: (texts, keep, vocabulary)."""
         levels = reading_levels(texts, shareable)
-        for level in levels[:-1]:
-            branches.select(torch.from_numpy(level.parents).to(self.device))
-            branches.extend_ragged(level.segments)
-        branches.select(torch.from_numpy(levels[-1].parents).to(self.device))
         computed = sum(len(segment) for level in levels for segment in level.segments)
         self._usage.cached_tokens += sum(len(ids) for ids in texts) - computed
-        return branches.extend_ragged(levels[-1].segments, keep)
+        for level in levels[:-1]:
+            branches.grow(level.parents, level.segments)
+        return branches.grow(levels[-1].parents, levels[-1].segments, keep)
 
     def _reading_batches(
         self, texts: Sequence[np.ndarray], shareable: np.ndarray, extra: int, slots: int
