@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 from si_dagster.tasks.grading.code_grader import CodeGrader
-from si_dagster.tasks.grading.graders import close_shared_pools, math_grader, math_reference, number_grader
+from si_dagster.tasks.grading.graders import math_grader, math_reference, number_grader
+from si_dagster.tasks.grading.worker_pool import close_shared_pools
 from si_dagster.tasks.mbpp import Mbpp
 from si_dagster.tasks.sources import read_records
 

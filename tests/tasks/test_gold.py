@@ -4,13 +4,14 @@ A part of each set by default; all of it where SI_DAGSTER_ALL_GOLD=1 (about four
 """
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from si_dagster.tasks.catalogue import load_task
-from si_dagster.tasks.grading.graders import close_shared_pools
 from si_dagster.tasks.grading.records import grade_records
+from si_dagster.tasks.grading.worker_pool import close_shared_pools
 from si_dagster.tasks.sources import read_records
 
 DATA = Path(os.environ.get("SI_DAGSTER_TEST_DATA", Path(__file__).parents[2].parent / "shared/data"))
@@ -20,7 +21,7 @@ FILES = {
     "gsm8k/test.jsonl": ("gsm8k", {}, 1319, lambda row: row["answer"]),
     "math/test.jsonl": ("math", {}, 5000, lambda row: row["solution"]),
     "nq_open/dev.jsonl": ("nq_open", {}, 3610, lambda row: row["answer"][-1]),
-    "svamp/SVAMP.json": ("svamp", {}, 1000, lambda row: f"#### {row['Answer']:g}"),
+    "svamp/SVAMP.json": ("svamp", {}, 1000, lambda row: f"#### {row['Answer']}"),
     "mbpp/mbpp.jsonl": ("mbpp", {}, 974, lambda row: row["code"]),
     "mbpp/sanitized-mbpp.json": ("mbpp", {}, 427, lambda row: row["code"]),
 }
@@ -64,6 +65,6 @@ def test_off_by_one_fails(file):
         pytest.skip(f"no {DATA / file}: set SI_DAGSTER_TEST_DATA")
     task = load_task(FILES[file][0], {})
     rows = [{**row, "completion": ""} for row in read_records(DATA / file)]
-    values = [float(task.reference_of(row)) for row in rows]
-    wrong = [{**row, "completion": f"#### {value + 1:g}"} for row, value in zip(rows, values, strict=True)]
+    values = [Fraction(task.reference_of(row)) for row in rows]
+    wrong = [{**row, "completion": f"#### {value + 1}"} for row, value in zip(rows, values, strict=True)]
     assert {row["utility"] for row in grade_records(task, wrong)} == {0.0}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from si_dagster.tasks.grading.graders import GRADERS, close_shared_pools
+from si_dagster.tasks.grading.graders import GRADERS
+from si_dagster.tasks.grading.worker_pool import close_shared_pools
 
 CASES = [
     json.loads(line) for line in (Path(__file__).parents[1] / "cases/grading.jsonl").read_text().splitlines()

@@ -4,8 +4,8 @@ import pytest
 
 from si_dagster.tasks.base import TaskDataError
 from si_dagster.tasks.catalogue import load_task
-from si_dagster.tasks.grading.graders import close_shared_pools
 from si_dagster.tasks.grading.records import grade_file, grade_records, regrade
+from si_dagster.tasks.grading.worker_pool import close_shared_pools
 from si_dagster.tasks.showing import card, one_liners, rendered_prompts, row_at
 
 

@@ -17,7 +17,7 @@ from si_dagster.tasks.grading.code_extraction import flexible_code, normal_code,
 from si_dagster.tasks.grading.extraction import Extraction
 from si_dagster.tasks.grading.judging import UnreadableTestsError, entry_points, plan_tests
 from si_dagster.tasks.grading.sandbox import Guard, Limits, SandboxUnavailableError
-from si_dagster.tasks.grading.worker_pool import WorkerFailure, WorkerPool
+from si_dagster.tasks.grading.worker_pool import WorkerFailure, shared_pool
 
 SANDBOX_WORKER = "si_dagster.tasks.grading.sandbox"
 
@@ -61,12 +61,12 @@ class CodeGrader:
     Attributes:
         guard: `namespaces`, or by name the weaker `rlimits` where the kernel forbids them.
         limits: What a program may use.
-        num_workers: Programs at a time; the number of cores by default.
+        num_workers: Programs at a time; twice the cores by default, since namespaces take waiting to make.
     """
 
     guard: Guard = "namespaces"
     limits: Limits = field(default_factory=Limits)
-    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    num_workers: int = field(default_factory=lambda: 2 * (os.cpu_count() or 1))
     version: str = "code-1"
 
     def __post_init__(self) -> None:
@@ -110,13 +110,8 @@ class CodeGrader:
             }
             for reference, code in pairs
         ]
-        pool = WorkerPool(
-            SANDBOX_WORKER, min(self.num_workers, max(1, len(items))), time_limit_s=self.limits.wall_s
-        )
-        try:
-            results = pool.map(items)
-        finally:
-            pool.close()
+        pool = shared_pool(SANDBOX_WORKER, self.num_workers, time_limit_s=10 * self.limits.wall_s)
+        results = pool.map(items)
         for result in results:
             if isinstance(result, WorkerFailure) and SandboxUnavailableError.__name__ in result.reason:
                 raise SandboxUnavailableError(result.reason.partition(": ")[2])

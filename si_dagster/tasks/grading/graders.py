@@ -29,7 +29,7 @@ from si_dagster.tasks.grading.extraction import (
 )
 from si_dagster.tasks.grading.normal_form import find_boxes, normal_form
 from si_dagster.tasks.grading.quantity import MULTIPLIERS, parse_number_words, parse_quantity
-from si_dagster.tasks.grading.worker_pool import WorkerFailure, WorkerPool
+from si_dagster.tasks.grading.worker_pool import WorkerFailure, WorkerPool, shared_pool
 
 MATH_WORKER = "si_dagster.tasks.grading.math_worker"
 MAX_CACHED_PAIRS = 500_000
@@ -50,29 +50,6 @@ class _Outcome:
     equal: bool | None
     tier: str
     reason: str | None = None
-
-
-_pools: dict[tuple[int, str, float], WorkerPool] = {}
-_pools_lock = threading.Lock()
-
-
-def shared_pool(module: str = MATH_WORKER, time_limit_s: float = 5.0) -> WorkerPool:
-    """The worker pool of this process for that module; its workers start when there is work."""
-    key = (os.getpid(), module, time_limit_s)
-    with _pools_lock:
-        if key not in _pools:
-            _pools[key] = WorkerPool(
-                module, num_workers=max(1, min(4, os.cpu_count() or 1)), time_limit_s=time_limit_s
-            )
-        return _pools[key]
-
-
-def close_shared_pools() -> None:
-    """End the workers of this process; they also end by themselves when the process does."""
-    with _pools_lock:
-        for pool in _pools.values():
-            pool.close()
-        _pools.clear()
 
 
 @dataclass
@@ -110,7 +87,7 @@ class AnswerComparer:
     def _by_math_verify(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], _Outcome]:
         if not pairs:
             return {}
-        pool = self.pool or shared_pool(time_limit_s=self.time_limit_s)
+        pool = self.pool or shared_pool(MATH_WORKER, os.cpu_count() or 1, self.time_limit_s)
         results = pool.map([{"reference": reference, "answer": answer} for reference, answer in pairs])
         return {
             pair: _Outcome(None, "math-verify", result.reason)

@@ -46,6 +46,8 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 MNT_DETACH = 2
 NOBODY = 65534
+PATIENCE = 10
+"""Times `wall_s` after which a program is killed however busy the machine is."""
 MAX_REPLY_BYTES = 8 << 20
 """Most that is read from a program; a program that says more has failed."""
 
@@ -55,8 +57,9 @@ class Limits:
     """What a program may use.
 
     Attributes:
-        cpu_s: CPU seconds of each process.
-        wall_s: Seconds until everything is killed, counted from the start of the program.
+        cpu_s: CPU seconds of each process; twice as much for all of them together.
+        wall_s: Seconds until everything is killed, less those in which the program was ready and the machine
+            busy with something else: waiting is not counted.
         memory_bytes: Address space of each process.
         processes: Processes and threads together.
         file_bytes: Largest file.
@@ -65,7 +68,7 @@ class Limits:
         tmp_files: Files in /tmp.
     """
 
-    cpu_s: int = 5
+    cpu_s: int = 10
     wall_s: float = 15.0
     memory_bytes: int = 1 << 30
     processes: int = 16
@@ -114,7 +117,7 @@ def run_program(code: str, plan: Plan, guard: Guard = "namespaces", limits: Limi
     try:
         if guard == "namespaces":
             _map_users(keeper, ready, map_it)
-        return _listen(told, nonce, time.monotonic() + limits.wall_s)
+        return _listen(told, nonce, keeper, limits)
     finally:
         for descriptor in (told, ready, map_it):
             os.close(descriptor)
@@ -186,12 +189,13 @@ def _forbidden(reason: str) -> str:
     )
 
 
-def _listen(told: int, nonce: str, deadline: float) -> Verdict:
-    heard = b""
+def _listen(told: int, nonce: str, keeper: int, limits: Limits) -> Verdict:
+    heard, began = b"", time.monotonic()
     while not heard.endswith(b"\n"):
-        left = deadline - time.monotonic()
-        if left <= 0 or not select.select([told], [], [], left)[0]:
-            return Verdict(False, "ran past the time limit")
+        if not select.select([told], [], [], 0.25)[0]:
+            if problem := _overrun(keeper, time.monotonic() - began, limits):
+                return Verdict(False, problem)
+            continue
         data = os.read(told, 1 << 16)
         if not data:
             return Verdict(False, "the judge died without a verdict", sandbox_error=True)
@@ -200,6 +204,40 @@ def _listen(told: int, nonce: str, deadline: float) -> Verdict:
     if head != nonce:
         return Verdict(False, "a verdict without its nonce", sandbox_error=True)
     return Verdict(**json.loads(body))
+
+
+def _overrun(keeper: int, elapsed: float, limits: Limits) -> str | None:
+    """Which limit the processes below the keeper have passed together, if any."""
+    used = [_scheduled(pid) for pid in _descendants(keeper)]
+    if sum(run for run, _ in used) > 2 * limits.cpu_s:
+        return "its processes together used more than the limit of CPU time"
+    waited = max((wait for _, wait in used), default=0.0)
+    if elapsed - waited > limits.wall_s or elapsed > PATIENCE * limits.wall_s:
+        return "ran past the time limit"
+    return None
+
+
+def _descendants(pid: int) -> list[int]:
+    found, fresh = [], [pid]
+    while fresh and len(found) < 1000:
+        parent = fresh.pop()
+        try:
+            text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+        except OSError:
+            continue
+        children = [int(word) for word in text.split()]
+        found += children
+        fresh += children
+    return found
+
+
+def _scheduled(pid: int) -> tuple[float, float]:
+    """Seconds a process has run, and seconds it was ready to run and had to wait."""
+    try:
+        run, wait, *_ = Path(f"/proc/{pid}/schedstat").read_text().split()
+    except (OSError, ValueError):
+        return 0.0, 0.0
+    return int(run) / 1e9, int(wait) / 1e9
 
 
 def _keep(run_judge: Callable[[], None], guard: Guard, go: int, mapped: int) -> None:

@@ -5,6 +5,7 @@ A worker is a module run with `python -m` that speaks JSON lines and keeps its o
 a `WorkerFailure` with its reason.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -13,6 +14,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,9 +64,14 @@ class WorkerPool:
     """Why no worker can be started, e.g. a missing dependency; then every item fails with it."""
     _workers: list[_Worker] = field(default_factory=list)
     _failed_starts: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def map(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | WorkerFailure]:
         """The result of each item, in order; an empty sequence starts no process."""
+        with self._lock:
+            return self._map(items)
+
+    def _map(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | WorkerFailure]:
         results: list[dict[str, Any] | WorkerFailure | None] = [None] * len(items)
         waiting = list(range(len(items)))[::-1]
         while waiting or any(worker.item is not None for worker in self._workers):
@@ -153,6 +160,30 @@ class WorkerPool:
                 self.broken = f"{self.module} does not start: {reason}"
         _end(worker.process)
         self._workers.remove(worker)
+
+
+_pools: dict[tuple[int, str, int, float], WorkerPool] = {}
+_pools_lock = threading.Lock()
+
+
+def shared_pool(module: str, num_workers: int, time_limit_s: float) -> WorkerPool:
+    """The pool of this process for that module; its workers start when there is work and end with it."""
+    key = (os.getpid(), module, num_workers, time_limit_s)
+    with _pools_lock:
+        if key not in _pools:
+            _pools[key] = WorkerPool(module, num_workers, time_limit_s)
+        return _pools[key]
+
+
+def close_shared_pools() -> None:
+    """End the workers of this process now."""
+    with _pools_lock:
+        for pool in _pools.values():
+            pool.close()
+        _pools.clear()
+
+
+atexit.register(close_shared_pools)
 
 
 def _death(returncode: int, limit: float) -> str:
