@@ -7,14 +7,13 @@ not judge it; a number that no rule finds is not guessed.
 
 import itertools
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from si_dagster.tasks.grading.normal_form import find_boxes, normal_form
 from si_dagster.tasks.grading.quantity import MULTIPLIERS, parse_number_words, parse_quantity
 
 
-@dataclass(frozen=True, slots=True)
-class Extraction:
+class Extraction(NamedTuple):
     """An answer as it stands in the text, and the rule that found it."""
 
     answer: str
@@ -53,18 +52,20 @@ _HASH = re.compile(
 _STRICT_HASH = re.compile(
     r"####[ \t]*\$?[ \t]*([-−]?\$?[ \t]?(?:[\d,]*\.?\d+|\d[\d,]*\.?)(?:/\d+)?)[ \t]*(?=\n|$|\.(?:\s|$))"
 )
+_SAYS = ("nswer", "esult", "olution", "NSWER")
+"""Parts of the words an answer sentence has; looked for first, since most completions have none."""
 _IS = re.compile(
-    r"(?:(?:the|our|my|so|final|correct|and|your)[ \t]+)*"
-    r"(?:(?:final|correct|numerical|total)[ \t]+)?(?:answer|result|solution)"
+    r"(?:[Aa]nswer|ANSWER|[Rr]esult|[Ss]olution)"
     r"(?:[ \t]+(?:to|for|of|in)\b[^.:=\n]{0,80}?)?[ \t]*(?:\*\*)?[ \t]*"
-    r"(?:(?:is|are|was|would be|will be|must be|should be|equals|comes to)\b"
+    r"(?:(?:is|are|was|would be|will be|must be|should be|equals|comes to|IS)\b"
     r"(?:[ \t]*(?:therefore|thus|then|simply|just|also))?"
     r"(?![ \t]+(?:not|wrong|right|correct|incorrect|found|given|obtained|a|an|in|by)\b)"
     r"|[:=])"
-    r"[ \t]*(?:\*\*)?[ \t]*[:=]?[ \t]*\n?[ \t]*",
-    re.IGNORECASE,
-)  # fmt: skip
+    r"[ \t]*(?:\*\*)?[ \t]*[:=]?[ \t]*\n?[ \t]*"
+)
 _A_LINE = re.compile(r"(?:^|\n)[ \t]*(?:\*\*)?A(?:\*\*)?:[ \t]*(?:\*\*)?[ \t]*")
+_SENTENCE_GAP = re.compile(r"(?<=[.!?])\s+(?=[A-Z$*])")
+_LONE_NUMBER = re.compile(r"[-−]?\$?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d+)?\.?")
 _SENTENCE_END = re.compile(r"(?<![A-Z])[.!?](?=\s+[A-Z]|\s*$|\s*\n)|\n\s*\n|\n(?=[ \t]*[A-Z*#-])")
 _MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<!\\)\$((?:[^$\\]|\\.)+?)\$", re.DOTALL)
 _JOIN = re.compile(
@@ -150,8 +151,15 @@ def _boxed_number(part: str) -> Extraction | None:
     return None
 
 
+def _statements(part: str) -> list[re.Match[str]]:
+    """Where the text says what the answer is."""
+    return [*_IS.finditer(part)] if any(word in part for word in _SAYS) else []
+
+
 def _said_number(part: str) -> Extraction | None:
-    matches = [*_IS.finditer(part)] or [*_A_LINE.finditer(part)]
+    matches = _statements(part)
+    if not matches and ("A:" in part or "A**:" in part):
+        matches = [*_A_LINE.finditer(part)]
     for match in reversed(_before_new_problem(part, matches)):
         end = _SENTENCE_END.search(part, match.end())
         said = part[match.end() : end.start() if end else len(part)]
@@ -172,6 +180,8 @@ def _before_new_problem(part: str, matches: list[re.Match[str]]) -> list[re.Matc
 
 
 def _bold_number(part: str) -> Extraction | None:
+    if "**" not in part:
+        return None
     tail = part.rstrip()
     tail = tail[tail.rfind("\n\n") + 1 :] if "\n\n" in tail else tail
     for content in reversed(_BOLD.findall(tail)):
@@ -181,21 +191,31 @@ def _bold_number(part: str) -> Extraction | None:
 
 
 def _last_number(part: str) -> Extraction | None:
-    for sentence in reversed(_sentences(part)):
-        if not any(char.isdigit() for char in sentence):
-            continue
-        _, equals, tail = sentence.rpartition("=")
-        if equals and (match := _RICH_NUMBER.search(tail)):
-            return Extraction(match[0].strip(), "equation")
-        numbers = [match[0] for match in _RICH_NUMBER.finditer(sentence)]
-        if numbers:
-            return Extraction(numbers[-1].strip(), "last_number")
+    end = len(part)
+    while end > 0:  # line by line from the end, since nearly always the last one has it
+        start = part.rfind("\n", 0, end) + 1
+        line = part[start:end].strip()
+        if _LONE_NUMBER.fullmatch(line):
+            return Extraction(line.rstrip("."), "last_number")
+        for sentence in _sentences(line):
+            if found := _number_in(sentence):
+                return found
+        end = start - 1
     return None
 
 
-def _sentences(part: str) -> list[str]:
-    tail = part.rstrip()[-2000:]
-    return [piece for piece in re.split(r"\n+|(?<=[.!?])\s+(?=[A-Z$*])", tail) if piece.strip()]
+def _number_in(sentence: str) -> Extraction | None:
+    _, equals, tail = sentence.rpartition("=")
+    if equals and (match := _RICH_NUMBER.search(tail)):
+        return Extraction(match[0].strip(), "equation")
+    numbers = [match[0] for match in _RICH_NUMBER.finditer(sentence)]
+    return Extraction(numbers[-1].strip(), "last_number") if numbers else None
+
+
+def _sentences(line: str) -> list[str]:
+    """The sentences of a line that hold a digit, last one first."""
+    pieces = _SENTENCE_GAP.split(line[-2000:])
+    return [piece for piece in reversed(pieces) if any(map(str.isdigit, piece))]
 
 
 def _number_of(said: str) -> str | None:
@@ -259,7 +279,7 @@ def _boxed_math(part: str) -> Extraction | None:
 
 
 def _said_math(part: str) -> Extraction | None:
-    for match in reversed(_before_new_problem(part, [*_IS.finditer(part)])):
+    for match in reversed(_before_new_problem(part, _statements(part))):
         if found := _stated(part[match.end() :]):
             return Extraction(found, "answer_is")
     return None
@@ -319,7 +339,7 @@ def choice_letter(text: str) -> Extraction | None:
     for _, _, content in reversed(find_boxes(part)):
         if match := re.search(r"\(?\b([A-Z])\b\)?", content):
             return Extraction(match[1], "boxed")
-    for match in reversed([*_IS.finditer(part)]):
+    for match in reversed(_statements(part)):
         if letter := _LETTER.match(part[match.end() :].lstrip("*$ \n")):
             return Extraction(letter[1], "answer_is")
     letter = _LETTER.match(part.strip().lstrip("*"))

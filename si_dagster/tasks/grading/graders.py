@@ -113,19 +113,23 @@ class _PairGrader:
 
     def grade(self, references: Sequence[str], completions: Sequence[str]) -> list[Grade]:
         """One grade a row; see `Grader`."""
-        found = [(self.flexible(text), self.strict(text)) for text in completions]
-        golds = [self.read_reference(reference) for reference in references]
+        flexible, strict = self.flexible, self.strict
+        # Samples of one prompt repeat themselves, so all that follows is done once for each distinct row.
+        found = [
+            (reference, flexible(text), strict(text))
+            for reference, text in zip(references, completions, strict=True)
+        ]
+        distinct = set(found)
+        golds = {reference: self.read_reference(reference) for reference, _, _ in distinct}
         pairs = {
-            (gold, self.read_answer(extraction.answer))
-            for gold, both in zip(golds, found, strict=True)
+            (golds[reference], self.read_answer(extraction.answer))
+            for reference, *both in distinct
             for extraction in both
             if extraction is not None
         }
         outcomes = self.comparer.decide(pairs)
-        return [
-            self._row(gold, flexible, strict, outcomes)
-            for gold, (flexible, strict) in zip(golds, found, strict=True)
-        ]
+        grades = {row: self._row(golds[row[0]], row[1], row[2], outcomes) for row in distinct}
+        return [grades[row] for row in found]
 
     def _row(
         self,
