@@ -6,10 +6,12 @@ folder that becomes a checkpoint only when it is whole.
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._utils.warnings import PreviewWarning
 from pydantic import Field
 
 DEFAULT_ENV = {
@@ -35,5 +37,8 @@ class TrainerResource(dg.ConfigurableResource):
         """
         spec_file.write_text(json.dumps(spec), encoding="utf-8")
         client = dg.PipesSubprocessClient(env={**DEFAULT_ENV, **self.env})
-        client.run(context=context, command=[sys.executable, "-m", module, str(spec_file)])
+        with warnings.catch_warnings():
+            # Dagster warns of a preview feature that its own client uses.
+            warnings.simplefilter("ignore", PreviewWarning)
+            client.run(context=context, command=[sys.executable, "-m", module, str(spec_file)])
         return json.loads((Path(spec["output_dir"]) / "result.json").read_text(encoding="utf-8"))

@@ -49,15 +49,20 @@ class PretrainRecipe(Spec):
     max_steps: int = Field(default=500, ge=1)
     """Optimiser steps."""
     per_device_train_batch_size: int = Field(default=128, ge=1)
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=4e-3, gt=0)
+    """AdamW's, for embeddings and norms."""
+    matrix_learning_rate: float = Field(default=0.02, gt=0)
+    """Muon's, for the hidden matrices."""
     warmup_steps: int = Field(default=50, ge=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.01, ge=0)
     verification_fraction: float = Field(default=0.7, ge=0, le=1)
     """Share of pre-training examples that teach verification."""
     demonstration_error_rate: float = Field(default=0.0, ge=0, lt=1)
-    """Share of worked answers in the pre-training text that are wrong, as text in the wild is. Verdicts in it
-    are right. A policy of such text knows more than it says, which is what self-improvement lives on."""
+    """Share of worked answers in the later pre-training text that are wrong, as text in the wild is. Verdicts
+    are always right. A policy of such text knows more than it says, which self-improvement lives on."""
+    clean_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps, from the first, whose worked answers are all right."""
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:

@@ -64,4 +64,5 @@ def run_trainer(train: Callable[[str, Reporter], object]) -> None:
         sys.exit("training failed: out of memory; lower per_device_train_batch_size")
     except Exception as error:
         traceback.print_exc()
-        sys.exit(f"training failed: {type(error).__name__}: {error}")
+        message = " ".join(str(error).split())  # one line, whatever the library wrote
+        sys.exit(f"training failed: {type(error).__name__}: {message}")

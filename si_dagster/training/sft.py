@@ -25,7 +25,9 @@ def sft(spec_file: str, report: Reporter) -> dict[str, Any]:
     """Train by the spec, write checkpoint and result.json, return the result."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     spec = SftSpec.read(spec_file)
     tokenizer = AutoTokenizer.from_pretrained(spec.model_dir, trust_remote_code=spec.trust_remote_code)
     model = AutoModelForCausalLM.from_pretrained(
@@ -88,6 +90,11 @@ def weighted_trainer(
     from trl.trainer.sft_trainer import SFTTrainer
 
     class WeightedTrainer(SFTTrainer):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            # Our loss is a mean of its own batch; else Trainer would sum accumulated batches, not average them.
+            self.model_accepts_loss_kwargs = False
+
         def _set_signature_columns_if_needed(self) -> None:
             self._signature_columns = ["input_ids", "completion_mask", "weight"]
 
@@ -117,6 +124,7 @@ def weighted_trainer(
             dataset_kwargs={"skip_prepare_dataset": True},
             logging_steps=1,
             save_strategy="no",
+            dataloader_pin_memory=model.device.type == "cuda",
             report_to="none",
             disable_tqdm=True,
             bf16=model.dtype.is_floating_point and model.device.type == "cuda",
