@@ -240,7 +240,7 @@ class Sudoku4:
     def _of_side(self, side: Side, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Puzzles of one side with repetition allowed; each int, shape (count, 16)."""
         kept: list[tuple[np.ndarray, np.ndarray]] = []
-        while sum(len(puzzles) for puzzles, _ in kept) < count:
+        while not kept or sum(len(puzzles) for puzzles, _ in kept) < count:
             puzzles, grids = self._draw(2 * count + 64, rng)
             chosen = np.array([side_of(text) == side for text in to_text(puzzles)])
             kept.append((puzzles[chosen], grids[chosen]))

@@ -92,7 +92,7 @@ def weighted_trainer(
     class WeightedTrainer(SFTTrainer):
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
-            # Our loss is a mean of its own batch; else Trainer would sum accumulated batches, not average them.
+            # Our loss is a mean of its own batch: Trainer has to average accumulated batches, not sum them.
             self.model_accepts_loss_kwargs = False
 
         def _set_signature_columns_if_needed(self) -> None:
