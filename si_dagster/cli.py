@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from si_dagster import cli_tasks
 from si_dagster.store.errors import StoreError
 from si_dagster.study import StudyError
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 lineage_app = typer.Typer(no_args_is_help=True, help="The lineage catalogue (DuckDB).")
 app.add_typer(lineage_app, name="lineage")
+cli_tasks.mount(app)
 console = Console(width=None if sys.stdout.isatty() else WIDE)
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Study file, or the name of a study.")]
