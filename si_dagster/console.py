@@ -40,21 +40,18 @@ class _Bars(logging.Handler):
         message = meta.get("orig_message") or record.getMessage()
         counted = COUNT.match(message)
         if counted:
-            self._count(
-                f"{step} {counted['label']}", int(counted["done"]), int(counted["total"]), counted["rest"]
-            )
+            self._count(step, **counted.groupdict())
         elif record.levelno >= logging.WARNING and not message.startswith(SKIPPED):
             self._progress.console.print(message, highlight=False, markup=False)
 
-    def _count(self, label: str, done: int, total: int, rest: str) -> None:
+    def _count(self, step: str, label: str, done: str, total: str, rest: str) -> None:
         if not self._progress.console.is_terminal:
-            self._progress.console.print(
-                f"  {label.rpartition(' ')[2]} {done}/{total} {rest}", highlight=False
-            )
+            self._progress.console.print(f"  {label}: {done}/{total} {rest}", highlight=False)
             return
-        if label not in self._bars:
-            self._bars[label] = self._progress.add_task(label, total=total, rest=rest)
-        self._progress.update(self._bars[label], completed=done, total=total, rest=rest)
+        name = f"{step} {label}"
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(name, total=int(total), rest=rest)
+        self._progress.update(self._bars[name], completed=int(done), total=int(total), rest=rest)
 
 
 @contextmanager

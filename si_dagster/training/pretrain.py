@@ -35,6 +35,9 @@ def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
     """
     import torch
     from transformers import get_scheduler
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     spec = PretrainSpec.read(spec_file)
     recipe = spec.recipe
