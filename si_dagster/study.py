@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 SELF = "self"
 BASE = "base"
-DEFAULT_KS = (1, 8, 32)
+DEFAULT_KS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class StudyError(ValueError):
@@ -231,7 +231,7 @@ class AnalysisSpec(Spec):
     saturated: Literal["skip", "zero"] = "skip"
     """A prompt with J_x = 1 has no relative gap: leave it out, or count it as 0."""
     pass_at_k: tuple[int, ...] | None = None
-    """Default: those of 1, 8, 32 that n allows."""
+    """Default: the powers of two that n allows, up to 128."""
 
 
 class Study(Spec):
@@ -322,7 +322,7 @@ class Study(Spec):
         return [(model.name, task.name) for model in self.models for task in self.tasks]
 
     def pass_at_k(self) -> tuple[int, ...]:
-        """The k of pass@k that are reported: as asked, or those of 1, 8, 32 that n allows."""
+        """The k of pass@k that are reported: as asked, or the powers of two that n allows."""
         if self.analysis.pass_at_k is not None:
             return self.analysis.pass_at_k
         return tuple(k for k in DEFAULT_KS if k <= self.generation.n)

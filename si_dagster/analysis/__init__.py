@@ -1,1 +1,1 @@
-"""Reading metrics: tables, plots and the report. It estimates nothing; estimators are in `core` and `stages`."""
+"""Reading metrics: tables, plots, the report. Estimators are elsewhere, in `core` and `stages`."""

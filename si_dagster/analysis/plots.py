@@ -4,6 +4,7 @@ Every chart of an estimate shows its interval. Nothing here computes an estimate
 """
 
 import base64
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,8 @@ def iteration_chart(metrics: pl.DataFrame) -> Any:
     )
     utility = _with_interval(alt, rows, "expected_utility", "J, expected utility", "cell")
     gaps = _with_interval(alt, rows, "gap", "generation-verification gap", "by")
-    return alt.hconcat(utility, gaps, _pass_at_k(alt, rows))
+    panels = alt.hconcat(utility, gaps, _pass_at_k(alt, rows))
+    return panels.resolve_scale(color="independent")
 
 
 def _with_interval(alt: Any, rows: pl.DataFrame, name: str, title: str, color: str) -> Any:
@@ -39,20 +41,19 @@ def _with_interval(alt: Any, rows: pl.DataFrame, name: str, title: str, color: s
     )
     scale = alt.Scale(zero=False)
     line = base.mark_line(point=True).encode(y=alt.Y(f"{name}:Q", title=title, scale=scale))
-    bars = base.mark_errorbar(ticks=True).encode(
+    bars = base.mark_errorbar(thickness=2).encode(
         y=alt.Y(f"{name}_low:Q", title=title, scale=scale), y2=f"{name}_high:Q"
     )
     return (line + bars).properties(width=WIDTH, height=HEIGHT)
 
 
 def _pass_at_k(alt: Any, rows: pl.DataFrame) -> Any:
-    long = (
-        rows.unique(["cell", "iteration"])
-        .unpivot([f"pass_at_{k}" for k in (1, 8, 32)], index=["cell", "iteration"], variable_name="k")
-        .with_columns(pl.col("k").str.strip_prefix("pass_at_").cast(pl.Int32))
-        .drop_nulls("value")
-        .sort("iteration", "k")
-    )
+    points = [
+        {"cell": cell, "iteration": iteration, "k": int(k), "value": value}
+        for cell, iteration, at_k in rows.select("cell", "iteration", "pass_at_k").unique().iter_rows()
+        for k, value in json.loads(at_k).items()
+    ]
+    long = pl.DataFrame(points).sort("iteration", "k")
     return (
         alt.Chart(long)
         .mark_line(point=True)

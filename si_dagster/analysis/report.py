@@ -14,15 +14,16 @@ from si_dagster.analysis.plots import iteration_chart, to_svg
 from si_dagster.analysis.table import shown_rows
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; color: #222 }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto;
+  padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; font-size: 13px } th, td { padding: .3rem .6rem; text-align: left }
 tr { border-bottom: 1px solid #ddd } pre { background: #f6f6f6; padding: 1rem; overflow: auto }
 svg { max-width: 100%; height: auto }
 """
 
 READING = """
-J(f_t) is the expected utility of the policy of iteration t on held-out prompts. The gap is J(f_t[w]) - J(f_t):
-what reweighting by the policy's own verification would gain. The update error is J(f_t-1[w]) - J(f_t): what
+J(f_t) is the expected utility of the policy of iteration t on held-out prompts; the gap, J(f_t[w]) - J(f_t),
+what reweighting by its own verification would gain. The update error is J(f_t-1[w]) - J(f_t): what
 distillation lost of it (negative: it did better). Brackets are {confidence:.0%} intervals from a cluster
 bootstrap over prompts; differences between iterations are paired by prompt. Coverage is the share of prompts
 on which the verifier kept at least one sample, retained the share of samples it kept.
