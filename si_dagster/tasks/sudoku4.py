@@ -6,7 +6,9 @@ Catalogue card
     Splits: by a hash of the puzzle text: eval 1/8, train 3/8, pre-training text 1/2; no puzzle is in two.
     Utility: 1 where the clues are kept and every row, column and box holds 1 to 4, else 0. A puzzle may
         have several completions, all of which count.
-    In the paper (arXiv 2412.02674, Section 3): its Sudoku task has the same 288 grids.
+    In the paper (arXiv 2412.02674, Section 3): 288 puzzles, one of each grid. Option `puzzle_set:
+        one_per_grid` poses such a set for evaluation: fixed clue patterns (ours), all held out.
+    Few-shot: 4 of our own, none on the evaluation side; right and wrong ones balanced for verification.
 
 What it does not do: hold out *grids* (all 288 solutions occur on both sides; puzzles are held out), pose
 puzzles with one solution only, or offer chain-of-thought verification in the `pico` style.
@@ -123,21 +125,28 @@ class Sudoku4:
     """4x4 Sudoku as a task.
 
     Args:
-        num_blanks: Blank cells of a puzzle, 1 to 15; more are harder.
+        num_blanks: Blank cells of a puzzle, 1 to 15; more are harder. A puzzle has 16 less that many clues.
+        puzzle_set: Evaluation puzzles are drawn at `random` by the seed, or are the same 288 for every seed,
+            `one_per_grid`. Training puzzles are drawn by the seed either way.
     """
 
     name: ClassVar[str] = "sudoku4"
     grader_version: ClassVar[str] = "1"
 
-    def __init__(self, num_blanks: int = 8) -> None:
+    def __init__(self, num_blanks: int = 8, puzzle_set: Literal["random", "one_per_grid"] = "random") -> None:
         if not 1 <= num_blanks <= 15:
             raise TaskDataError(f"sudoku4: num_blanks is {num_blanks}, allowed are 1 to 15")
-        self.num_blanks = num_blanks
+        if puzzle_set not in ("random", "one_per_grid"):
+            raise TaskDataError(f"sudoku4: puzzle_set is {puzzle_set!r}, allowed are random, one_per_grid")
+        self.num_blanks, self.puzzle_set = num_blanks, puzzle_set
 
     def rows(self, split: Split, num_rows: int, seed: int) -> list[TaskRow]:
         """Distinct puzzles of one split; see `Task.rows`."""
         rng = np.random.default_rng([seed, ("train", "eval").index(split)])
-        puzzles, grids = self._distinct(split, num_rows, rng)
+        if split == "eval" and self.puzzle_set == "one_per_grid":
+            puzzles, grids = self._one_per_grid(num_rows, rng)
+        else:
+            puzzles, grids = self._distinct(split, num_rows, rng)
         references = [f"{p}={g}" for p, g in zip(to_text(puzzles), to_text(grids), strict=True)]
         return [
             TaskRow(f"{split}-{puzzle}", split, puzzle, reference, {"clues": NUM_CELLS - self.num_blanks})
@@ -162,6 +171,17 @@ class Sudoku4:
             )
         texts = list(found)[:num_rows]
         return to_cells(texts), np.stack([found[text] for text in texts])
+
+    def _one_per_grid(self, num_rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Held-out puzzles of as many grids; the seed decides which and in what order, not their clues."""
+        grids = _grids()
+        if num_rows > len(grids):
+            raise TaskDataError(
+                f"sudoku4: {num_rows} evaluation puzzles wanted, one_per_grid has one for each of the "
+                f"{len(grids)} grids; ask for fewer or for puzzle_set random"
+            )
+        chosen = rng.permutation(len(grids))[:num_rows]
+        return np.stack(_held_out_puzzles(self.num_blanks))[chosen], grids[chosen]
 
     def _draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Puzzles of any side, drawn with repetition: a random grid, random cells of it blank."""
@@ -246,6 +266,33 @@ class Sudoku4:
             kept.append((puzzles[chosen], grids[chosen]))
         puzzles, grids = (np.concatenate(arrays)[:count] for arrays in zip(*kept, strict=True))
         return puzzles, grids
+
+
+@cache
+def _held_out_puzzles(num_blanks: int) -> tuple[np.ndarray, ...]:
+    """One puzzle of the evaluation side for each grid, no two alike; each int, shape (16,).
+
+    Clue patterns come from a generator seeded by the grid's place and the number of blanks alone; the first
+    pattern whose puzzle is held out and new is taken. An eighth are held out, so 1,000 draws miss all of 16
+    patterns only where none is.
+    """
+    puzzles: list[np.ndarray] = []
+    taken: set[str] = set()
+    for place, grid in enumerate(_grids()):
+        rng = np.random.default_rng([num_blanks, place])
+        for _ in range(1000):
+            puzzle = np.where(rng.permutation(NUM_CELLS) < num_blanks, 0, grid)
+            (text,) = to_text(puzzle[None])
+            if text not in taken and side_of(text) == "eval":
+                break
+        else:
+            raise TaskDataError(
+                f"sudoku4: no puzzle of grid {to_text(grid[None])[0]} with {num_blanks} blanks is held out "
+                "and not of another grid as well; ask for 2 to 13 blanks"
+            )
+        taken.add(text)
+        puzzles.append(puzzle)
+    return tuple(puzzles)
 
 
 NOT_AN_ANSWER = re.compile(r"[^1-4]")

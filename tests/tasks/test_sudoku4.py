@@ -122,6 +122,37 @@ def test_asking_for_more_puzzles_than_there_are_is_an_error():
         Sudoku4(16)
 
 
+@pytest.mark.parametrize("num_blanks", [4, 8, 11])
+def test_one_puzzle_of_each_grid_is_held_out(num_blanks):
+    task = Sudoku4(num_blanks, puzzle_set="one_per_grid")
+    rows = task.rows("eval", 288, seed=0)
+    puzzles = [row.question for row in rows]
+    assert sorted(row.reference.partition("=")[2] for row in rows) == sorted(to_text(all_grids()))
+    assert len(set(puzzles)) == 288
+    assert {puzzle.count("_") for puzzle in puzzles} == {num_blanks}
+    assert {side_of(puzzle) for puzzle in puzzles} == {"eval"}
+    golds = [row.reference.partition("=")[2] for row in rows]
+    assert all(solves(*pair) for pair in zip(puzzles, golds, strict=True))
+    assert not set(puzzles) & {row.question for row in task.rows("train", 2000, seed=0)}
+    text = {prompt[1:17] for prompt, _ in task.pretraining_text(np.random.default_rng(1), 2000, 0.5)}
+    assert not set(puzzles) & text
+
+
+def test_the_288_puzzles_are_the_same_in_every_replicate_and_fewer_are_some_of_them():
+    task = Sudoku4(8, puzzle_set="one_per_grid")
+    rows, others = (task.rows("eval", 288, seed) for seed in (0, 1))
+    assert rows != others
+    assert sorted(row.question for row in rows) == sorted(row.question for row in others)
+    assert task.rows("eval", 50, seed=0) == rows[:50]
+    with pytest.raises(TaskDataError, match="one for each of the 288 grids"):
+        task.rows("eval", 289, seed=0)
+    # One blank leaves 16 puzzles of a grid, each held out with chance 1/8: some grid has none.
+    with pytest.raises(TaskDataError, match="no puzzle of grid"):
+        Sudoku4(1, puzzle_set="one_per_grid").rows("eval", 288, seed=0)
+    with pytest.raises(TaskDataError, match="random, one_per_grid"):
+        Sudoku4(8, puzzle_set="all")  # type: ignore[arg-type]
+
+
 @settings(deadline=None)
 @given(st.text(max_size=80))
 def test_only_an_answer_passes_into_the_verification_prompt(completion):
@@ -160,7 +191,7 @@ def test_few_shot_examples_are_no_evaluation_puzzles_and_have_right_verdicts():
         Sudoku4().verification_prompt(row, "", "multiple_choice", "text"),
     ):
         shots = re.findall(r"Puzzle:\n([1-4_ \n]{31})\nSolution:\n([1-4 \n]{31})\n(?:Verdict: (\w+))?", text)
-        assert len(shots) == 2
+        assert len(shots) == 4
         for puzzle, answer, verdict in shots:
             puzzle, answer = "".join(puzzle.split()), "".join(answer.split())
             assert side_of(puzzle) != "eval"
