@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 Split = Literal["train", "eval"]
 PromptStyle = Literal["pico", "text", "chat"]
-"""How prompts are written: `pico` for policies pre-trained here, `text` for base models, `chat` for tuned ones."""
+"""How prompts are written: `pico` for policies pre-trained here, `text` for base models, `chat` for tuned."""
 
 Status = Literal["scored", "unparsed", "truncated", "engine_error", "grader_error"]
 """Why a value is there or missing. Only `scored` and `truncated` rows carry a utility (truncated: 0)."""
