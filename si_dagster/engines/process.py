@@ -22,10 +22,27 @@ import numpy as np
 from si_dagster.engines.base import Completion, EngineError, Prompt, SamplingParams, Usage
 
 LOG_TAIL_BYTES = 4000
+CHILD_DEFAULTS = {
+    # Threads that spin while they wait starve each other as soon as another process wants the cores: with a
+    # load of 6 on 2 cores the same work took 25 s spinning and 4.4 s sleeping.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Tensors of some MiB come and go with every step; by default glibc gives each back to the kernel at once,
+    # and getting fresh pages took 15% of the time of a label pass.
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+}
+"""Environment of the child where the caller's does not say otherwise; it must be set before torch is loaded."""
+
 CLOSE_SECONDS = 5.0
 """Patience with a child that was asked to end, before it is killed."""
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+def child_environment() -> dict[str, str]:
+    """The caller's environment, with `CHILD_DEFAULTS` and with this package on the import path."""
+    paths = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**CHILD_DEFAULTS, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 class EngineProcess:
@@ -47,12 +64,6 @@ class EngineProcess:
         self._usage = Usage()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._pipe, theirs = Pipe()
-        environment = dict(os.environ)
-        paths = [str(PACKAGE_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
-        environment["PYTHONPATH"] = os.pathsep.join(paths)
-        # Threads that spin while they wait starve each other as soon as another process wants the cores:
-        # with a load of 6 on 2 cores the same work took 25 s spinning and 4.4 s sleeping.
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "si_dagster.engines.worker", str(theirs.fileno()), str(os.getpid())],
@@ -60,7 +71,7 @@ class EngineProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=child_environment(),
             )
         try:
             self._call("open", kind, str(path), dict(options or {}))

@@ -21,7 +21,7 @@ from si_dagster.engines.attention import share_prefixes
 from si_dagster.engines.base import Completion, EngineError, Prompt, SamplingParams, Usage
 from si_dagster.engines.branches import Branches
 from si_dagster.engines.checkpoints import chosen_device, chosen_dtype, load_checkpoint
-from si_dagster.engines.decoding import StopRule, draw_samples
+from si_dagster.engines.decoding import StopRule, decoded_texts, draw_samples
 from si_dagster.engines.prefixes import reading_levels, run_starts, shared_lengths
 from si_dagster.engines.streams import uniforms
 
@@ -61,7 +61,7 @@ class TransformersEngine:
         *,
         device: str = "auto",
         dtype: str = "auto",
-        max_batch_rows: int = 1024,
+        max_batch_rows: int = 2048,
         max_batch_tokens: int | None = None,
         num_threads: int | None = None,
         trust_remote_code: bool = False,
@@ -147,7 +147,7 @@ class TransformersEngine:
         """Texts of padded token rows; equal rows are decoded once."""
         rows, texts = np.unique(tokens, axis=0, return_index=True, return_inverse=True)[1:]
         lists = [tokens[row, : counts[row]].tolist() for row in rows]
-        decoded = self._tokenizer.batch_decode(lists, skip_special_tokens=True)
+        decoded = decoded_texts(self._tokenizer, lists)
         return [decoded[index] for index in texts.reshape(-1)]
 
     def label_logprobs(self, prompts: Sequence[str], labels: Sequence[str]) -> np.ndarray:
@@ -249,9 +249,11 @@ class TransformersEngine:
     ) -> Iterator[list[int]]:
         """Indices of texts read together: texts that share a beginning stay together, long runs come last."""
         order = arranged(texts, shareable)
+        most = 2**14 if self.device.type == "cpu" else 2**17  # tokens a pass; beyond, a core's cache is lost
         start = 0
         while start < len(order):
-            rows = self._rows(len(texts[order[start]]) + extra, slots)
+            length = len(texts[order[start]])
+            rows = min(self._rows(length + extra, slots), max(1, most // length))
             longest = max(len(texts[index]) for index in order[start : start + rows])
             rows = min(rows, self._rows(longest + extra, slots))
             yield order[start : start + rows]
