@@ -15,8 +15,9 @@ SIMILARITY = 0.5
 """Jaccard similarity of word 5-gram sets from which two prompts count as near-duplicates (ours)."""
 
 CONTAMINATION_NGRAM_SIZE = 13
-"""Words in a row that training text and evaluation prompts may not share (GPT-3 paper)."""
+"""Words in a row that training text and evaluation prompts may not share, punctuation aside (GPT-3 paper)."""
 
+_BARE_WORD = re.compile(r"\w+")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -41,7 +42,10 @@ def word_ngrams(text: str, size: int) -> frozenset[tuple[str, ...]]:
     >>> sorted(word_ngrams("A b c.", 3))
     [('a', 'b', 'c'), ('b', 'c', '.')]
     """
-    words = _WORD.findall(text.lower())
+    return _runs(_WORD.findall(text.lower()), size)
+
+
+def _runs(words: list[str], size: int) -> frozenset[tuple[str, ...]]:
     if len(words) < size:
         return frozenset([tuple(words)]) if words else frozenset()
     return frozenset(tuple(words[start : start + size]) for start in range(len(words) - size + 1))
@@ -86,17 +90,20 @@ def contaminated(
     """Indices of texts that repeat `size` words in a row of an evaluation prompt, e.g. kept training rows.
 
     Evaluation prompts shorter than that are looked for whole, where they have at least five words.
+    Punctuation does not count: with it, 581 of 4,500 gold solutions of MATH share thirteen signs of LaTeX
+    with a problem of MATH-500; without it 41 do, most of them the code of a figure.
     """
     forbidden: dict[int, set[tuple[str, ...]]] = defaultdict(set)
     for prompt in eval:
-        words = len(_WORD.findall(prompt))
-        if words >= min(5, size):
-            forbidden[min(size, words)] |= word_ngrams(prompt, min(size, words))
-    return [
-        index
-        for index, text in enumerate(texts)
-        if any(not grams.isdisjoint(word_ngrams(text, length)) for length, grams in forbidden.items())
-    ]
+        words = _BARE_WORD.findall(prompt.lower())
+        if len(words) >= min(5, size):
+            forbidden[min(size, len(words))] |= _runs(words, min(size, len(words)))
+    found = []
+    for index, text in enumerate(texts):
+        words = _BARE_WORD.findall(text.lower())
+        if any(not grams.isdisjoint(_runs(words, length)) for length, grams in forbidden.items()):
+            found.append(index)
+    return found
 
 
 def distinct(texts: Sequence[str], cap: int | None = None, similarity: float = SIMILARITY) -> list[int]:
