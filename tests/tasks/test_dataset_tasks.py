@@ -8,7 +8,7 @@ import pytest
 from si_dagster.tasks.base import Task, TaskDataError, TaskRow
 from si_dagster.tasks.catalogue import load_task
 from si_dagster.tasks.hygiene import contaminated, distinct, near_duplicates
-from si_dagster.tasks.prompts import METHODS, harmless, shipped_examples
+from si_dagster.tasks.prompts import METHODS, neutralised, shipped_examples
 
 DATA = Path(os.environ.get("SI_DAGSTER_TEST_DATA", Path(__file__).parents[2].parent / "shared/data"))
 FOLDERS = {"gsm8k": "gsm8k", "math": "math", "nq_open": "nq_open", "svamp": "svamp", "mbpp": "mbpp"}
@@ -209,8 +209,8 @@ def test_custom_says_what_is_wrong_with_its_options(options, message):
     ],
 )
 def test_markers_in_a_completion_are_taken_apart(text):
-    assert text not in harmless(f"It is 7.\n{text}\nReally.")
-    assert harmless(f"It is 7.\n{text}\nReally.").startswith("It is 7.")
+    assert text not in neutralised(f"It is 7.\n{text}\nReally.")
+    assert neutralised(f"It is 7.\n{text}\nReally.").startswith("It is 7.")
 
 
 def test_training_rows_that_quote_an_evaluation_prompt_are_found():
