@@ -1,6 +1,10 @@
-"""Checks on the graph: the gap must be open before the loop goes on."""
+"""Checks on the graph: the gap must be open before the loop goes on; graders work; training rows are clean.
+
+Only the gate stops a loop. The others tell what they found, in the UI and in the event log.
+"""
 
 import warnings
+from collections.abc import Callable
 
 import dagster as dg
 import polars as pl
@@ -9,8 +13,12 @@ from dagster._utils.warnings import PreviewWarning
 from assets.stage_asset import asset_key, partitions
 from resources.store import StoreResource
 from si_dagster.plan import Plan
+from si_dagster.stages.hygiene import training_hygiene
 
 GATE = "gap_is_open"
+MAX_GRADER_ERRORS = 0.01
+"""Largest share of generations that a grader may fail on (ours): more shifts J by up to a point."""
+SHOWN_FINDINGS = 20
 
 
 def gap_is_open(plan: Plan, iteration: int) -> dg.AssetChecksDefinition:
@@ -22,8 +30,7 @@ def gap_is_open(plan: Plan, iteration: int) -> dg.AssetChecksDefinition:
     study = plan.study
 
     def check(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
-        keys = context.partition_key.keys_by_dimension  # pyright: ignore[reportAttributeAccessIssue]
-        address = plan.address("gap_metrics", iteration, (keys["model"], keys["task"]), "eval")
+        address = plan.address("gap_metrics", iteration, _cell(context), "eval")
         used = study.weighting_verification().name
         row = store.store.require(address).read().row(by_predicate=pl.col("verification") == used, named=True)
         low = row["gap_low"]
@@ -41,13 +48,104 @@ def gap_is_open(plan: Plan, iteration: int) -> dg.AssetChecksDefinition:
             },
         )
 
+    return _partitioned(
+        plan,
+        "gap_metrics",
+        iteration,
+        GATE,
+        f"Lower end of the gap's interval above {study.stop.min_gap}: the loop may go on.",
+        check,
+        blocking=True,
+    )
+
+
+def graders_work(plan: Plan, iteration: int) -> dg.AssetChecksDefinition:
+    """The grader decided nearly every generation of one iteration; where it did not, J is of the rest."""
+
+    def check(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
+        nodes = plan.parts("utilities", iteration, *_cell(context))
+        rows = pl.concat([store.store.require(node.address).read(["status", "detail"]) for node in nodes])
+        failed = rows.filter(pl.col("status") == "grader_error")
+        share = failed.height / max(rows.height, 1)
+        reasons = failed["detail"].fill_null("no reason told").value_counts(sort=True).head(SHOWN_FINDINGS)
+        return dg.AssetCheckResult(
+            passed=share <= MAX_GRADER_ERRORS,
+            description=f"{failed.height} of {rows.height} generations could not be graded ({share:.2%}); "
+            f"allowed {MAX_GRADER_ERRORS:.0%}",
+            metadata={
+                "grader_error_share": share,
+                "num_grader_errors": failed.height,
+                "num_generations": rows.height,
+                "reasons": dg.MetadataValue.json(dict(reasons.iter_rows())),
+            },
+        )
+
+    description = f"At most {MAX_GRADER_ERRORS:.0%} of the generations could not be graded."
+    return _partitioned(plan, "utilities", iteration, "graders_work", description, check)
+
+
+def no_evaluation_prompt_in_training_rows(plan: Plan, iteration: int) -> dg.AssetChecksDefinition:
+    """Neither prompts nor completions of one training set repeat an evaluation prompt."""
+
+    def check(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
+        cell = _cell(context)
+        kept = store.store.require(plan.address("filtered_set", iteration, cell))
+        train, held = (
+            store.store.require(plan.address("prompts", iteration, cell, split)).read(
+                ["prompt_id", "question"]
+            )
+            for split in ("train", "eval")
+        )
+        rows = kept.read(["training_row_id", "prompt_id", "completion"])
+        found = training_hygiene(rows, train, held)
+        # A recited evaluation prompt is a warning: thirteen common words may meet by chance.
+        severity = "ERROR" if found.near_duplicate_prompts else "WARN"
+        return dg.AssetCheckResult(
+            passed=found.is_clean,
+            severity=dg.AssetCheckSeverity[severity],
+            description=found.told(),
+            metadata={
+                "num_training_rows": found.num_training_rows,
+                "num_eval_prompts": found.num_eval_prompts,
+                "num_near_duplicate_prompts": len(found.near_duplicate_prompts),
+                "num_contaminated_rows": len(found.contaminated_rows),
+                "near_duplicate_prompts": dg.MetadataValue.json(
+                    [list(pair) for pair in found.near_duplicate_prompts[:SHOWN_FINDINGS]]
+                ),
+                "contaminated_rows": dg.MetadataValue.json(found.contaminated_rows[:SHOWN_FINDINGS]),
+            },
+        )
+
+    description = (
+        "No training prompt nearly repeats an evaluation prompt, and no kept completion recites one."
+    )
+    name = "no_evaluation_prompt_in_training_rows"
+    return _partitioned(plan, "filtered_set", iteration, name, description, check)
+
+
+def _cell(context: dg.AssetCheckExecutionContext) -> tuple[str, str]:
+    """(model, task) of the partition that is checked."""
+    keys = context.partition_key.keys_by_dimension  # pyright: ignore[reportAttributeAccessIssue]
+    return keys["model"], keys["task"]
+
+
+def _partitioned(
+    plan: Plan,
+    stage: str,
+    iteration: int,
+    name: str,
+    description: str,
+    check: Callable[[dg.AssetCheckExecutionContext, StoreResource], dg.AssetCheckResult],
+    blocking: bool = False,
+) -> dg.AssetChecksDefinition:
+    """A check on one stage of one iteration, a result a cell."""
     with warnings.catch_warnings():
         # Partitioned checks are in preview; without them a check knows only the newest cell.
         warnings.simplefilter("ignore", PreviewWarning)
         return dg.asset_check(
-            asset=asset_key(study, "gap_metrics", iteration),
-            name=GATE,
-            blocking=True,
-            partitions_def=partitions(study),
-            description=f"Lower end of the gap's interval above {study.stop.min_gap}: the loop may go on.",
+            asset=asset_key(plan.study, stage, iteration),
+            name=name,
+            blocking=blocking,
+            partitions_def=partitions(plan.study),
+            description=description,
         )(check)

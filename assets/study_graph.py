@@ -18,7 +18,7 @@ from assets import (
     verifications,
 )
 from assets.automation import next_iteration_schedule, study_job, when_inputs_are_good, when_missing
-from assets.checks import gap_is_open
+from assets.checks import gap_is_open, graders_work, no_evaluation_prompt_in_training_rows
 from assets.stage_asset import OWNERS, Stage, asset_key, group_name, stage_asset
 from resources.store import StoreResource
 from si_dagster.plan import Plan
@@ -53,7 +53,12 @@ def study_definitions(study: Study) -> dg.Definitions:
         for stage, iteration in plan.stages()
         if stage != "report"
     ]
-    checks = [gap_is_open(plan, iteration) for iteration in range(study.iterations)]
+    checks = [
+        check(plan, iteration)
+        for check in (gap_is_open, no_evaluation_prompt_in_training_rows)
+        for iteration in range(study.iterations)
+    ]
+    checks += [graders_work(plan, iteration) for iteration in range(study.iterations + 1)]
     job = study_job(plan, [asset.key for asset in assets])
     return dg.Definitions(
         assets=[*assets, report_asset(plan)],

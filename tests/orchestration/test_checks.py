@@ -1,0 +1,132 @@
+"""The checks that watch data: graders that fail, and evaluation prompts among training rows."""
+
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+from conftest import MINI
+
+from assets.checks import graders_work, no_evaluation_prompt_in_training_rows
+from assets.stage_asset import partitions
+from resources.store import StoreResource
+from si_dagster.plan import Plan
+from si_dagster.runs import open_instance
+from si_dagster.stages.hygiene import training_hygiene
+from si_dagster.store.artifacts import Store
+from si_dagster.store.layout import Address
+from si_dagster.study import load_study
+
+CELL = ("pico", "sudoku4")
+EVAL = "Tom has three red pens and four blue caps in a box under the long table by the door. How many?"
+NEAR = EVAL.replace("door", "wall")
+OTHER = "How many legs do seven dogs and two spiders have if one dog has lost one of its legs?"
+
+
+def evaluate(check: dg.AssetChecksDefinition, home: Path) -> dg.AssetCheckEvaluation:
+    """Run one check alone on the only cell."""
+    key = next(iter(check.check_keys)).asset_key
+
+    @dg.asset(key=key, partitions_def=partitions(load_study(MINI)))
+    def checked() -> None:
+        """Stands for the asset, which is stored already: Dagster runs no partitioned check alone."""
+
+    loaded = dg.Definitions(
+        assets=[checked], asset_checks=[check], resources={"store": StoreResource(home=str(home))}
+    ).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = loaded.execute_in_process(
+            instance=instance, partition_key=dg.MultiPartitionKey({"model": "pico", "task": "sudoku4"})
+        )
+    (found,) = done.get_asset_check_evaluations()
+    return found
+
+
+def replace(plan: Plan, home: Path, address: Address, table: pl.DataFrame) -> None:
+    """Store an artifact again with other rows."""
+    store = Store(home)
+    manifest = store.require(address).manifest
+    with store.open_writer(
+        address,
+        manifest.recipe,
+        manifest.fingerprint,
+        study_snapshot=plan.study.model_dump(mode="json"),
+        supersede=True,
+    ) as writer:
+        writer.write_part(table)
+        writer.commit(metadata={}, dagster_run_id="test", code_version="1")
+
+
+def test_a_real_run_ran_both_checks_and_they_passed(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", "")  # open_instance sets it; this puts it back
+    with open_instance(finished) as instance:
+        for iteration, stage, name in (
+            *((t, "utilities", "graders_work") for t in (0, 1, 2)),
+            *((t, "filtered_set", "no_evaluation_prompt_in_training_rows") for t in (0, 1)),
+        ):
+            key = dg.AssetCheckKey(dg.AssetKey(["mini", f"iteration_{iteration}", stage]), name)
+            (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+            assert record.event is not None
+            evaluation = record.event.dagster_event.asset_check_evaluation_data  # type: ignore[union-attr]
+            assert evaluation.passed, evaluation.description
+
+
+def test_a_failing_grader_is_told_above_the_bound(home: Path) -> None:
+    plan = Plan(load_study(MINI))
+    check = graders_work(plan, 0)
+    assert evaluate(check, home).passed
+    address = plan.address("utilities", 0, CELL, "eval")  # 240 rows, and 320 of the training split
+    table = Store(home).require(address).read()
+    for failed, passes in ((5, True), (6, False)):  # 5 / 560 = .9%, 6 / 560 = 1.07%
+        broken = pl.int_range(pl.len()) < failed
+        replace(
+            plan,
+            home,
+            address,
+            table.with_columns(
+                utility=pl.when(broken).then(None).otherwise("utility"),
+                strict_utility=pl.when(broken).then(None).otherwise("strict_utility"),
+                status=pl.when(broken).then(pl.lit("grader_error")).otherwise("status"),
+                detail=pl.when(broken).then(pl.lit("worker died")).otherwise("detail"),
+            ),
+        )
+        found = evaluate(check, home)
+        assert found.passed == passes
+        assert found.metadata["num_grader_errors"].value == failed
+        assert found.metadata["reasons"].value == {"worker died": failed}
+
+
+def test_an_evaluation_prompt_among_training_prompts_is_told(home: Path) -> None:
+    plan = Plan(load_study(MINI))
+    check = no_evaluation_prompt_in_training_rows(plan, 0)
+    assert evaluate(check, home).passed
+    train, held = (plan.address("prompts", 0, CELL, split) for split in ("train", "eval"))
+    question = Store(home).require(held).read()["question"][0]
+    trained = Store(home).require(plan.address("filtered_set", 0, CELL)).read()["prompt_id"][0]
+    table = Store(home).require(train).read()
+    same = pl.when(pl.col("prompt_id") == trained).then(pl.lit(question)).otherwise("question")
+    replace(plan, home, train, table.with_columns(question=same))
+    found = evaluate(check, home)
+    assert not found.passed
+    assert found.severity == dg.AssetCheckSeverity.ERROR
+    assert found.metadata["near_duplicate_prompts"].value == [
+        [trained, Store(home).require(held).read()["prompt_id"][0], 1.0]
+    ]
+
+
+def test_recited_evaluation_prompts_and_near_copies_are_found() -> None:
+    rows = pl.DataFrame(
+        {
+            "training_row_id": ["a", "b", "c"],
+            "prompt_id": ["train-0", "train-0", "train-1"],
+            "completion": ["There are 28.", f"As in: {EVAL} Seven.", "Seven."],
+        }
+    )
+    train = pl.DataFrame({"prompt_id": ["train-0", "train-1", "train-2"], "question": [OTHER, NEAR, EVAL]})
+    held = pl.DataFrame({"prompt_id": ["eval-0"], "question": [EVAL]})
+    found = training_hygiene(rows, train, held)
+    assert found.contaminated_rows == ["b"]
+    # train-2 is no prompt of a kept row, so it is not looked at.
+    assert [pair[:2] for pair in found.near_duplicate_prompts] == [("train-1", "eval-0")]
+    assert not found.is_clean
+    assert training_hygiene(rows.head(1), train, held).is_clean
