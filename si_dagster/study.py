@@ -96,7 +96,7 @@ class ModelSpec(Spec):
                 "give exactly one of `pretrain` (a recipe) and `path` (a Hugging Face id or folder)"
             )
         if self.prompt_style == "chat":
-            raise ValueError("prompt_style chat: engines and trainer do not apply chat templates yet; use text")
+            raise ValueError("prompt_style: chat templates are not applied yet, so chat is refused; use text")
         if self.revision is not None and self.path is None:
             raise ValueError("`revision` goes with `path`")
         return self
