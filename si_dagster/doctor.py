@@ -89,7 +89,7 @@ def _artifacts(home: Path) -> list[dict[str, Any]]:
     for manifest in store.manifests():
         count += 1
         try:
-            store.require(manifest.address)
+            store.require(manifest.address).verify()
         except StoreError as error:
             damaged.append(_finding(manifest.artifact_id, False, str(error)))
     return [_finding("artifacts", not damaged, f"{count} complete, {len(damaged)} damaged"), *damaged]
