@@ -31,7 +31,7 @@ CHILD_DEFAULTS = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
 }
-"""Environment of the child where the caller's does not say otherwise; it must be set before torch is loaded."""
+"""Environment of the child where the caller's does not say otherwise; set before torch is loaded."""
 
 CLOSE_SECONDS = 5.0
 """Patience with a child that was asked to end, before it is killed."""
