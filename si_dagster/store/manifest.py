@@ -103,13 +103,17 @@ class Manifest(_Plain):
 
 
 def content_version(files: list[FileEntry]) -> str:
-    """The data version of a set of files: a hash over their names and hashes, in order of name.
+    """The data version of a set of files: a hash over their hashes, and over names that mean something.
 
-    Row order and cuts into parts count: it speaks of bytes at rest, not of sets of rows.
+    A part of a table has a number for a name, which says nothing of its rows: a damaged part that was made
+    again under another number is the same data. Cuts into parts count: it speaks of bytes at rest.
 
     Examples:
+        >>> parts = [FileEntry(name=f"part-00000{n}.parquet", size=1, sha256="ab", rows=2) for n in (0, 7)]
+        >>> content_version(parts[:1]) == content_version(parts[1:])
+        True
         >>> content_version([FileEntry(name="a", size=1, sha256="ab")])[:12]
         '285061360040'
     """
-    lines = "".join(f"{file.name} {file.sha256}\n" for file in sorted(files, key=lambda file: file.name))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    lines = sorted(f"{file.name if file.rows is None else 'part'} {file.sha256}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
