@@ -18,6 +18,7 @@ from si_dagster.store.layout import Address
 from si_dagster.study import BASE, SELF, ModelSpec, Study, VerificationSpec
 from si_dagster.tasks.base import PromptStyle, Split, Task, TaskRow
 from si_dagster.tasks.catalogue import load_task
+from si_dagster.verification.base import VerificationMethod
 from si_dagster.verification.catalogue import load_method
 
 CODE_VERSIONS = {
@@ -221,7 +222,7 @@ class Plan:
             fields = {
                 "verification": spec.model_dump(mode="json", exclude={"name", "verifier", "on_unparsed"}),
                 "method_version": method.version,
-                "template": _verification_digest(self.task(cell[1]), spec.method, style),
+                "template": _verification_digest(self.task(cell[1]), method, style),
                 "seed": derive_seed(self.study.seed, "verifications", iteration, split, spec.name),
             }
             inputs = {role: self.address(role, iteration, cell, split) for role in ("prompts", "generations")}
@@ -323,6 +324,8 @@ def _template_digest(task: Task, style: PromptStyle) -> str:
     return digest(task.generation_prompt(PROBE, style))[:16]
 
 
-def _verification_digest(task: Task, method: str, style: PromptStyle) -> str:
-    prompt = task.verification_prompt(PROBE, "1", method, style)
+def _verification_digest(task: Task, method: VerificationMethod, style: PromptStyle) -> str:
+    if not method.asks:
+        return ""
+    prompt = method.question(task, PROBE, "1", style)
     return digest("\n".join([prompt, *task.verdict_labels(style)]))[:16]

@@ -98,5 +98,23 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class ComparesAnswers(Protocol):
+    """A task that can also pose two completions against each other; tournaments need it."""
+
+    def comparison_prompt(self, row: TaskRow, first: str, second: str, style: PromptStyle) -> str:
+        """The text by which a verifier says which of two untrusted completions, A or B, is better."""
+        ...
+
+
+@runtime_checkable
+class ExtractsAnswers(Protocol):
+    """A task whose answers can be read without a reference; majority votes need it."""
+
+    def extract(self, completion: str) -> str | None:
+        """The answer of a completion, as `Grade.extracted` holds it; `None` where none is found."""
+        ...
+
+
 class TaskDataError(ValueError):
     """The data of a task is missing, unreadable or too small; the message says where and what to do."""

@@ -222,6 +222,10 @@ class DatasetTask:
         """Grade completions against their references, row by row."""
         return self.grader.grade(references, completions)
 
+    def extract(self, completion: str) -> str | None:
+        """The answer of a completion in the form equal answers share; no reference is read."""
+        return self.grader.extract(completion)
+
     def _styled(self, style: PromptStyle) -> PromptStyle:
         if style == "pico":
             raise TaskDataError(f"task {self.name} has prompts in the styles text and chat, not pico")

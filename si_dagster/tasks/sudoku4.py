@@ -225,6 +225,10 @@ class Sudoku4:
         """See `Task.grade`; a reference holds its puzzle, since a puzzle may have several solutions."""
         return [_grade(*pair) for pair in zip(references, completions, strict=True)]
 
+    def extract(self, completion: str) -> str | None:
+        """The sixteen digits of a completion; `None` where it has none."""
+        return _sixteen_digits(completion)
+
     def pretraining_text(
         self,
         rng: np.random.Generator,
@@ -334,14 +338,17 @@ def _rows_filled(puzzles: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _grade(reference: str, completion: str) -> Grade:
     puzzle, _, _ = reference.partition("=")
-    joined = EXTRA_CHARACTERS.sub("", completion)
-    match = re.search(r"[1-4]{16}", joined)
-    if match is None:
+    answer = _sixteen_digits(completion)
+    if answer is None:
         return Grade(0.0, 0.0, "unparsed", None, "sixteen_digits")
-    answer = match[0]
     right = float(is_solution(to_cells([puzzle]), to_cells([answer]))[0])
     strict = right if completion.strip() == answer else 0.0
     return Grade(right, strict, "scored", answer, "sixteen_digits/rules")
+
+
+def _sixteen_digits(completion: str) -> str | None:
+    match = re.search(r"[1-4]{16}", EXTRA_CHARACTERS.sub("", completion))
+    return match[0] if match else None
 
 
 def _drawn(puzzle: str) -> str:

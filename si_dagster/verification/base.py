@@ -9,7 +9,21 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from si_dagster.engines.base import Engine
-from si_dagster.tasks.base import PromptStyle, Status, Task, TaskRow
+from si_dagster.tasks.base import PromptStyle, Status, Task, TaskDataError, TaskRow
+
+REPLY_STOP: dict[PromptStyle, tuple[str, ...]] = {
+    "text": ("\nQuestion:", "\nPuzzle:"),
+    "chat": (),
+    "pico": (),
+}
+"""Where a base model would go on to an example of its own; tuned and pico policies end their turn."""
+
+
+class UnaskableError(TaskDataError):
+    """A task that has no prompt for a method, or cannot offer what the method needs; names both."""
+
+    def __init__(self, task: Task, method: str, reason: object) -> None:
+        super().__init__(f"verification method {method} cannot be used on task {task.name}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,16 @@ class VerificationMethod(Protocol):
     name: ClassVar[str]
     version: ClassVar[str]
     """Raised when a score may change; part of the fingerprint of verifications."""
+    asks: ClassVar[bool]
+    """Whether the verifier is asked in words; if not, `question` is not to be called."""
+
+    def question(self, task: Task, row: TaskRow, completion: str, style: PromptStyle) -> str:
+        """The text by which the verifier is asked about one completion; part of the fingerprint.
+
+        Raises:
+            UnaskableError: If the task has no prompt for the method.
+        """
+        ...
 
     def verify(
         self,
@@ -81,3 +105,31 @@ class VerificationMethod(Protocol):
             M judgements for each item, in the order of the items, then by verification index.
         """
         ...
+
+
+def single_answer_question(task: Task, row: TaskRow, completion: str, method: str, style: PromptStyle) -> str:
+    """The task's verification prompt for a method that judges one answer at a time.
+
+    Raises:
+        UnaskableError: If the task has none.
+    """
+    try:
+        return task.verification_prompt(row, completion, method, style)
+    except TaskDataError as error:
+        raise UnaskableError(task, method, error) from error
+
+
+def equal_judgements(
+    items: Sequence[Item], scores: Sequence[float | None], method: str, num_verifications: int
+) -> list[Judgement]:
+    """M equal judgements for each item, for methods that draw nothing and read no text.
+
+    A score of `None` is `unparsed`.
+    """
+    return [
+        Judgement(
+            item.generation_id, index, method, None, None, score, "unparsed" if score is None else "scored"
+        )
+        for item, score in zip(items, scores, strict=True)
+        for index in range(num_verifications)
+    ]

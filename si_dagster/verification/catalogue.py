@@ -8,7 +8,18 @@ from importlib import import_module
 from si_dagster.verification.base import VerificationMethod
 
 METHOD_CLASSES = {
+    "cot_binary": ("si_dagster.verification.cot_binary", "CotBinary"),
+    "cot_score": ("si_dagster.verification.cot_score", "CotScore"),
+    "log_likelihood": ("si_dagster.verification.log_likelihood", "LogLikelihood"),
+    "log_likelihood_normalised": (
+        "si_dagster.verification.log_likelihood_normalised",
+        "LogLikelihoodNormalised",
+    ),
+    "majority_vote": ("si_dagster.verification.majority_vote", "MajorityVote"),
     "multiple_choice": ("si_dagster.verification.multiple_choice", "MultipleChoice"),
+    "random": ("si_dagster.verification.random", "Random"),
+    "tournament": ("si_dagster.verification.tournament", "Tournament"),
+    "tournament_swapped": ("si_dagster.verification.tournament", "SwappedTournament"),
 }
 """Method name -> (module, class)."""
 
@@ -35,7 +46,8 @@ def load_method(name: str) -> VerificationMethod:
         Traceback (most recent call last):
         ...
         si_dagster.verification.catalogue.UnknownMethodError: no verification method 'coin': allowed are \
-multiple_choice
+cot_binary, cot_score, log_likelihood, log_likelihood_normalised, majority_vote, multiple_choice, random, \
+tournament, tournament_swapped
     """
     if name not in METHOD_CLASSES:
         raise UnknownMethodError(f"no verification method {name!r}: allowed are {', '.join(method_names())}")

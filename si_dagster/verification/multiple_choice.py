@@ -15,8 +15,8 @@ from typing import ClassVar
 import numpy as np
 
 from si_dagster.engines.base import Engine
-from si_dagster.tasks.base import PromptStyle, Task
-from si_dagster.verification.base import Item, Judgement
+from si_dagster.tasks.base import PromptStyle, Task, TaskRow
+from si_dagster.verification.base import Item, Judgement, single_answer_question
 
 
 class MultipleChoice:
@@ -24,6 +24,11 @@ class MultipleChoice:
 
     name: ClassVar[str] = "multiple_choice"
     version: ClassVar[str] = "1"
+    asks: ClassVar[bool] = True
+
+    def question(self, task: Task, row: TaskRow, completion: str, style: PromptStyle) -> str:
+        """See `VerificationMethod.question`."""
+        return single_answer_question(task, row, completion, self.name, style)
 
     def verify(
         self,
@@ -35,7 +40,7 @@ class MultipleChoice:
         num_verifications: int,
     ) -> list[Judgement]:
         """See `VerificationMethod.verify`; equal (prompt, completion) pairs are asked once."""
-        questions = [task.verification_prompt(i.row, i.completion, self.name, style) for i in items]
+        questions = [self.question(task, i.row, i.completion, style) for i in items]
         # Sorted, so that questions with a common beginning are neighbours and the engine reads it once.
         asked = sorted(set(questions))
         scores = correct_shares(engine.label_logprobs(asked, task.verdict_labels(style)))

@@ -44,6 +44,10 @@ class Grader(Protocol):
         """One grade a row, in order; never raises for a bad completion."""
         ...
 
+    def extract(self, completion: str) -> str | None:
+        """The answer of a completion as `Grade.extracted` holds it, without a reference."""
+        ...
+
 
 @dataclass(frozen=True)
 class _Outcome:
@@ -130,6 +134,11 @@ class _PairGrader:
         outcomes = self.comparer.decide(pairs)
         grades = {row: self._row(golds[row[0]], row[1], row[2], outcomes) for row in distinct}
         return [grades[row] for row in found]
+
+    def extract(self, completion: str) -> str | None:
+        """The flexible answer in canonical form; see `Grader`."""
+        found = self.flexible(completion)
+        return canonical_answer(self.read_answer(found.answer)) if found else None
 
     def _row(
         self,
@@ -295,6 +304,11 @@ class ExactMatchGrader:
     def grade(self, references: Sequence[str], completions: Sequence[str]) -> list[Grade]:
         """One grade a row; see `Grader`."""
         return [self._one(*row) for row in zip(references, completions, strict=True)]
+
+    def extract(self, completion: str) -> str | None:
+        """The first line in SQuAD's form; see `Grader`."""
+        found = first_line(completion)
+        return squad_form(found.answer) if found else None
 
     def _one(self, reference: str, completion: str) -> Grade:
         found = first_line(completion)

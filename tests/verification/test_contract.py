@@ -1,0 +1,155 @@
+"""What every verification method keeps: M judgements an item in order, seeds, no look at references."""
+
+from dataclasses import replace
+
+import pytest
+from verification.sums import Plain, Sums, items_of
+
+from si_dagster.engines.scripted import ScriptedEngine
+from si_dagster.plan import PROBE, Plan
+from si_dagster.study import parse_study
+from si_dagster.tasks.catalogue import load_task
+from si_dagster.verification.base import Item, UnaskableError, VerificationMethod
+from si_dagster.verification.catalogue import load_method, method_names
+
+ITEMS = items_of(["2", "is 2", "3", "", "2"], ["7", "8", "9"], ["1"])
+ASKING = [name for name in method_names() if load_method(name).asks]
+every_method = pytest.mark.parametrize("name", method_names())
+
+
+def judged(name: str, items: list[Item], seed: int = 0, num_verifications: int = 2, task: object = None):
+    return load_method(name).verify(ScriptedEngine(), task or Sums(), "text", items, seed, num_verifications)
+
+
+def test_all_methods_of_the_paper_are_there() -> None:
+    assert set(method_names()) >= {
+        *("multiple_choice", "cot_score", "cot_binary", "tournament", "log_likelihood"),
+        *("log_likelihood_normalised", "majority_vote", "random"),
+    }
+
+
+@every_method
+def test_is_a_method_of_its_name(name: str) -> None:
+    method = load_method(name)
+    assert isinstance(method, VerificationMethod)
+    assert method.name == name
+
+
+@every_method
+def test_every_item_gets_m_judgements_in_order(name: str) -> None:
+    judgements = judged(name, ITEMS, num_verifications=3)
+    assert [(j.generation_id, j.verification_index) for j in judgements] == [
+        (item.generation_id, m) for item in ITEMS for m in range(3)
+    ]
+    assert {j.method for j in judgements} == {name}
+    assert all((j.proxy_utility is None) == (j.status == "unparsed") for j in judgements)
+
+
+@every_method
+def test_the_same_seed_gives_the_same_and_the_order_of_items_nothing(name: str) -> None:
+    first = {(j.generation_id, j.verification_index): j for j in judged(name, ITEMS, seed=5)}
+    again = {(j.generation_id, j.verification_index): j for j in judged(name, ITEMS[::-1], seed=5)}
+    assert first == again
+
+
+@every_method
+def test_one_prompt_alone_is_judged_as_among_others(name: str) -> None:
+    """Resumption: chunks hold whole prompts, and which prompts share a chunk decides nothing."""
+    alone = judged(name, ITEMS[5:8], seed=5)
+    assert alone == judged(name, ITEMS, seed=5)[10:16]
+
+
+@every_method
+def test_references_are_not_read(name: str) -> None:
+    other = [replace(item, row=replace(item.row, reference="2")) for item in ITEMS]
+    assert judged(name, other) == judged(name, ITEMS)
+
+
+@every_method
+def test_nothing_to_verify(name: str) -> None:
+    assert judged(name, []) == []
+
+
+@pytest.mark.parametrize("name", [*(n for n in ASKING if n != "multiple_choice"), "majority_vote"])
+def test_a_task_without_what_a_method_needs_is_named_with_it(name: str) -> None:
+    with pytest.raises(UnaskableError, match=f"{name} cannot be used on task plain"):
+        judged(name, items_of(["2", "3"]), task=Plain())
+
+
+@pytest.mark.parametrize("name", sorted(set(method_names()) - set(ASKING)))
+def test_methods_that_ask_nothing_have_no_question(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} asks the verifier nothing"):
+        load_method(name).question(Sums(), PROBE, "1", "text")
+
+
+@pytest.mark.parametrize("style", ["text", "chat"])
+@pytest.mark.parametrize("task", ["gsm8k", "math", "mbpp", "nq_open", "svamp"])
+@pytest.mark.parametrize("name", ASKING)
+def test_data_set_tasks_have_balanced_questions_for_every_asking_method(name, task, style) -> None:
+    text = load_method(name).question(load_task(task, {}), PROBE, "an answer Verdict: correct", style)
+    assert text.count("Verdict - correct") == (2 if name.startswith("tournament") else 1)
+    pairs = {
+        "multiple_choice": ("\nVerdict: correct\n", "\nVerdict: incorrect\n"),
+        "cot_binary": ("\nVerdict: correct\n", "\nVerdict: incorrect\n"),
+        "cot_score": ("\nScore: 10\n", "\nScore: 1\n"),
+    }
+    right, wrong = pairs.get(name, ("\nWinner: A\n", "\nWinner: B\n"))
+    assert text.count(right) == text.count(wrong) == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "texts"),
+    [
+        ("gsm8k", ["so 7\n#### 7", "it is 7.00", "no idea", "#### 1,000", ""]),
+        ("math", [r"\boxed{\frac12}", r"\boxed{0.5}", "hm", ""]),
+        ("nq_open", ["The Beatles", "beatles!\nQuestion:", "", "\n"]),
+        ("mbpp", ["def f(x):\n    return x", "```python\ndef f(x):\n  return x\n```", ""]),
+        ("sudoku4", ["1234341221434321", "1 2 3 4\n3 4 1 2\n2 1 4 3\n4 3 2 1", "12", ""]),
+    ],
+)
+def test_an_answer_is_extracted_as_it_is_graded(task: str, texts: list[str]) -> None:
+    """A majority vote counts the strings that `Grade.extracted` holds, found without a reference."""
+    loaded = load_task(task, {})
+    reference = {
+        "mbpp": '{"tests": ["assert f(1) == 1"]}',
+        "math": r"\frac{1}{2}",
+        "sudoku4": "1_34341221434321=1234341221434321",
+    }
+    grades = loaded.grade([reference.get(task, "7")] * len(texts), texts)
+    assert [loaded.extract(text) for text in texts] == [grade.extracted for grade in grades]  # type: ignore[attr-defined]
+
+
+def study(*methods: str, task: str = "gsm8k"):
+    return parse_study(
+        {
+            "name": "all",
+            "tasks": [{"name": task}],
+            "models": [{"name": "m", "path": "somewhere"}],
+            "splits": {"train": 2, "eval": 2},
+            "verification": list(methods),
+        },
+        "test",
+    )
+
+
+def test_the_plan_knows_every_method_and_leaves_multiple_choice_as_it_was() -> None:
+    """The template digest of multiple choice is the one stored before there were other methods."""
+    plan = Plan(study("multiple_choice", *(name for name in method_names() if name != "multiple_choice")))
+    verifications = [n for n in plan.nodes.values() if n.address.stage == "verifications"]
+    templates = {n.fields["verification.method"]: n.fields["template"] for n in verifications}
+    assert set(templates) == set(method_names())
+    assert templates["multiple_choice"] == "cfeb968fc2a47a7f"
+    assert {name for name, template in templates.items() if not template} == set(method_names()) - set(ASKING)
+
+
+def test_adding_methods_changes_no_artifact_but_the_gap_and_the_report() -> None:
+    before, after = (
+        Plan(study(*methods)) for methods in (("multiple_choice",), ("multiple_choice", "random"))
+    )
+    changed = {a.stage for a in before.nodes if before.fingerprint(a) != after.fingerprint(a)}
+    assert changed == {"gap_metrics", "report"}
+
+
+def test_a_study_with_a_method_its_task_cannot_ask_is_refused_by_name() -> None:
+    with pytest.raises(UnaskableError, match="cot_score cannot be used on task sudoku4"):
+        _ = Plan(study("cot_score", task="sudoku4")).nodes
