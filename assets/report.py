@@ -62,8 +62,12 @@ def stop_reason(plan: Plan, metrics: pl.DataFrame) -> str | None:
         & (pl.col("iteration") < plan.study.iterations)
     ).sort("iteration")
     reasons = [
-        f"{row['model']} on {row['task']}, iteration {row['iteration']}: the gap's interval begins at "
-        f"{row['gap_low']:+.3f}, not above {plan.study.stop.min_gap}"
+        f"{row['model']} on {row['task']}, iteration {row['iteration']}: "
+        + (
+            "no prompt has a gap: the verifier left nothing"
+            if row["gap_low"] is None
+            else f"the gap's interval begins at {row['gap_low']:+.3f}, not above {plan.study.stop.min_gap}"
+        )
         for row in closed.iter_rows(named=True)
     ]
     return "; ".join(reasons) or None

@@ -6,6 +6,7 @@ kept under the home folder. A file that cannot be read is told and left out, so 
 
 import logging
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -14,9 +15,11 @@ from assets.study_graph import study_definitions
 from resources.engine import EngineResource
 from resources.store import StoreResource
 from resources.trainer import TrainerResource
+from si_dagster.plan import Plan
 from si_dagster.store.layout import default_home
-from si_dagster.study import Study, StudyError, load_study
+from si_dagster.study import Study, load_study
 
+LOG = logging.getLogger("si_dagster")
 STUDIES = Path(__file__).parent.parent / "studies"
 
 
@@ -24,14 +27,29 @@ def find_studies(home: Path) -> list[Study]:
     """All studies of the repository, and those of the home folder that have another name."""
     folder = Path(os.environ.get("SI_DAGSTER_STUDIES", STUDIES))
     studies: dict[str, Study] = {}
-    for file in [*sorted(folder.glob("*.yaml")), *sorted((home / "studies").glob("*.yaml"))]:
+    for study in readable_studies([*sorted(folder.glob("*.yaml")), *kept_copies(home)]):
+        # Dagster names jobs and steps by letters, digits and `_` alone.
+        first = studies.setdefault("".join(c if c.isalnum() else "_" for c in study.name), study)
+        if first.name != study.name:
+            LOG.warning("left out: %r differs from %r in punctuation alone", study.name, first.name)
+    return list(studies.values())
+
+
+def readable_studies(files: Iterable[Path]) -> Iterator[Study]:
+    """Studies whose graph can be drawn; each of the others is told."""
+    for file in files:
         try:
             study = load_study(file)
-        except StudyError as error:
-            logging.getLogger("si_dagster").warning("left out: %s", error)
+            _ = Plan(study).nodes
+        except ValueError as error:
+            LOG.warning("left out: %s: %s", file, error)
             continue
-        studies.setdefault(study.name, study)
-    return list(studies.values())
+        yield study
+
+
+def kept_copies(home: Path) -> list[Path]:
+    """Files of the studies that were run in a home folder."""
+    return sorted((home / "studies").glob("*.yaml"))
 
 
 def definitions(

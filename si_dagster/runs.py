@@ -23,10 +23,11 @@ from resources.store import StoreResource
 from si_dagster.analysis.table import shown_rows
 from si_dagster.console import progress_logger
 from si_dagster.core.fingerprint import drift
-from si_dagster.definitions import definitions, find_studies
+from si_dagster.definitions import definitions, find_studies, kept_copies, readable_studies
 from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store
 from si_dagster.store.atomic import write_bytes
+from si_dagster.store.errors import CorruptArtifact
 from si_dagster.store.layout import Address, default_home
 from si_dagster.store.writer import BEGIN
 from si_dagster.study import Study, StudyError, load_study
@@ -120,12 +121,13 @@ def run_study(
         quiet: No progress on the terminal.
     """
     store = store or StoreResource()
-    _keep_copy(study, store.path)
     outcome = Outcome(study.name)
     with open_instance(store.path) as instance, progress_logger(quiet) as loggers:
         graph = definitions([study], store, engine)
         bound = dg.Definitions.merge(graph, dg.Definitions(loggers=loggers))
         job = bound.resolve_job_def(job_name(study.name, "all_iterations"))
+        # After the graph is drawn: a copy of which none can be would be left out, with a warning, for ever.
+        _keep_copy(study, store.path)
         for model, task in study.cells():
             key = dg.MultiPartitionKey({"model": model, "task": task})
             result = job.execute_in_process(
@@ -213,7 +215,12 @@ def _artifact_status(plan: Plan, store: Store, address: Address) -> dict[str, An
 def _begun_recipe(store: Store, address: Address) -> dict[str, Any] | None:
     """The recipe of an artifact that was begun; `None` where there is none."""
     file = store.folder(address) / BEGIN
-    return json.loads(file.read_text(encoding="utf-8"))["recipe"] if file.is_file() else None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["recipe"] if file.is_file() else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptArtifact(
+            f"{file}: cannot be read ({error!r}); run with --supersede: the folder is moved aside whole"
+        ) from error
 
 
 def stored_metrics(study: str, overrides: list[str]) -> pl.DataFrame:
@@ -237,7 +244,7 @@ def stored_metrics(study: str, overrides: list[str]) -> pl.DataFrame:
 
 
 def _ran_studies(home: Path) -> list[Study]:
-    return [load_study(file) for file in sorted((home / "studies").glob("*.yaml"))]
+    return list(readable_studies(kept_copies(home)))
 
 
 def exec_ui(port: int) -> None:

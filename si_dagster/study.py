@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 SELF = "self"
 BASE = "base"
 DEFAULT_KS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -260,7 +260,7 @@ class Study(Spec):
     @field_validator("name")
     @classmethod
     def _name_is_a_folder(cls, name: str) -> str:
-        if not NAME.match(name):
+        if not NAME.fullmatch(name):
             raise ValueError(
                 f"{name!r} must be letters, digits, '_', '.' or '-', and start with a letter or digit"
             )
@@ -275,6 +275,10 @@ class Study(Spec):
         ):
             _refuse_bad_names(what, names)
         model_names = {model.name for model in self.models}
+        if reserved := model_names & {SELF, BASE}:
+            raise ValueError(
+                f"models: {reserved.pop()!r} is what `verifier` calls the policy itself or its base"
+            )
         for index, verification in enumerate(self.verification):
             if verification.verifier not in {SELF, BASE, *model_names}:
                 raise ValueError(
@@ -337,7 +341,7 @@ class Study(Spec):
 
 def _refuse_bad_names(what: str, names: Sequence[str]) -> None:
     for index, name in enumerate(names):
-        if not NAME.match(name):
+        if not NAME.fullmatch(name):
             raise ValueError(f"{what}.{index}.name: {name!r} must be letters, digits, '_', '.' or '-'")
         if name in names[:index]:
             raise ValueError(f"{what}.{index}.name: {name!r} appears twice")
