@@ -37,7 +37,7 @@ def materialize(run: StageRun) -> dict[str, Any]:
                 load_method(run.verification.method),
                 engine,
                 run.task,
-                run.style,
+                run.style_of("verifier"),
                 run.verification,
                 run.node.inputs["verifier"].artifact_id,
                 run.seed,

@@ -68,6 +68,10 @@ class StageRun:
         """How the model of this cell is spoken to."""
         return self.model.style
 
+    def style_of(self, role: str) -> PromptStyle:
+        """How the policy of an input is spoken to: another model may verify in another style."""
+        return self.study.model(self.node.inputs[role].model or "").style
+
     @property
     def task(self) -> Task:
         """The task of this cell."""

@@ -216,9 +216,10 @@ class Plan:
         return self._node(self.address("utilities", iteration, cell, split), fields, inputs)
 
     def _verifications(self, iteration: int, cell: tuple[str, str], split: Split) -> Iterator[Node]:
-        style = self.study.model(cell[0]).style
         for spec in self.study.verification:
             method = load_method(spec.method)
+            verifier = self.verifier(spec, iteration, cell)
+            style = self.study.model(verifier.model or "").style
             fields = {
                 "verification": spec.model_dump(mode="json", exclude={"name", "verifier", "on_unparsed"}),
                 "method_version": method.version,
@@ -226,7 +227,7 @@ class Plan:
                 "seed": derive_seed(self.study.seed, "verifications", iteration, split, spec.name),
             }
             inputs = {role: self.address(role, iteration, cell, split) for role in ("prompts", "generations")}
-            inputs["verifier"] = self.verifier(spec, iteration, cell)
+            inputs["verifier"] = verifier
             part = verification_part(split, spec.name)
             yield self._node(self.address("verifications", iteration, cell, part), fields, inputs)
 

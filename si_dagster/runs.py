@@ -30,7 +30,7 @@ from si_dagster.store.atomic import write_bytes
 from si_dagster.store.errors import CorruptArtifact
 from si_dagster.store.layout import Address, default_home
 from si_dagster.store.writer import BEGIN
-from si_dagster.study import Study, StudyError, load_study
+from si_dagster.study import BASE, SELF, Study, StudyError, load_study
 
 INSTANCE_CONFIG = Path(__file__).parent.parent / "dagster.yaml"
 
@@ -128,11 +128,11 @@ def run_study(
         job = bound.resolve_job_def(job_name(study.name, "all_iterations"))
         # After the graph is drawn: a copy of which none can be would be left out, with a warning, for ever.
         _keep_copy(study, store.path)
-        for model, task in study.cells():
-            key = dg.MultiPartitionKey({"model": model, "task": task})
+        for (model, task), selection in _job_runs(study):
             result = job.execute_in_process(
                 instance=instance,
-                partition_key=key,
+                partition_key=dg.MultiPartitionKey({"model": model, "task": task}),
+                asset_selection=selection,
                 raise_on_error=False,
                 run_config={"loggers": {"console": {}}},
             )
@@ -146,6 +146,16 @@ def run_study(
             outcome.table = [] if outcome.failures else shown_rows(metrics)
             outcome.report = str(store.path / "reports" / f"{study.name}.html")
     return outcome
+
+
+def _job_runs(study: Study) -> list[tuple[tuple[str, str], list[dg.AssetKey] | None]]:
+    """(cell, assets or all) in order: a base that verifies for another model has to be there before."""
+    base = [asset_key(study, "base_checkpoint", None)]
+    lent = {v.verifier for v in study.verification} - {SELF, BASE}
+    return [
+        *((cell, base) for cell in study.cells() if cell[0] in lent and len(study.models) > 1),
+        *((cell, None) for cell in study.cells()),
+    ]
 
 
 def _keep_copy(study: Study, home: Path) -> None:

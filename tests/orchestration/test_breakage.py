@@ -1,5 +1,6 @@
 """Studies that once broke a run, or the loading of every other study."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,22 @@ def test_status_names_the_beginning_that_cannot_be_read(home: Path) -> None:
     assert str(file) in done.stderr
 
 
+def test_a_verifier_of_another_model_is_spoken_to_in_its_own_style() -> None:
+    pico = {"name": "pico", "path": "a/pico", "prompt_style": "pico"}
+    verification = [{"verifier": "judge"}]
+    templates = []
+    for style in ("text", "pico"):
+        judge = {"name": "judge", "path": "a/judge", "prompt_style": style}
+        plan = Plan(mini(models=[pico, judge], verification=verification))
+        [node] = [
+            node
+            for node in plan.parts("verifications", 0, "pico", "sudoku4")
+            if (node.address.part or "").startswith("eval.")
+        ]
+        templates.append(node.fields["template"])
+    assert templates[0] != templates[1]
+
+
 @pytest.mark.parametrize("name", ["self", "base"])
 def test_no_model_is_named_as_a_verifier_is(name: str) -> None:
     with pytest.raises(StudyError, match=name):
@@ -79,3 +96,24 @@ def test_no_model_is_named_as_a_verifier_is(name: str) -> None:
 def test_no_name_ends_in_a_new_line() -> None:
     with pytest.raises(StudyError, match="letters, digits"):
         mini(name="mini\n")
+
+
+@pytest.mark.timeout(300)
+def test_models_that_verify_each_other_run(finished: Path, tmp_path: Path) -> None:
+    base = finished / "data" / "mini" / "base_checkpoint" / CELL
+    models = [{"name": name, "path": str(base), "prompt_style": "pico"} for name in ("a", "b")]
+    study = mini(
+        name="pair",
+        models=models,
+        verification=[{"verifier": "b"}, {"verifier": "a"}],
+        splits={"train": 4, "eval": 4},
+        generation={"n": 2, "max_tokens": 20},
+        distillation={"max_steps": 1},
+        iterations=1,
+    )
+    file = tmp_path / "pair.yaml"
+    file.write_text(yaml.safe_dump(study.model_dump(mode="json", exclude_none=True)))
+    done: subprocess.CompletedProcess[str] = run_cli(
+        tmp_path / "home", "run", str(file), "--engine", "scripted"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
