@@ -1,0 +1,90 @@
+"""Verification methods added to a study that is finished: only those are computed, and stand in the table."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import MINI, run_cli
+
+ADDED = ("log_likelihood", "majority_vote", "random")
+METHODS = ("multiple_choice", *ADDED)
+OVERRIDE = f"verification=[{', '.join(METHODS)}]"
+
+
+def parquet_files(home: Path) -> dict[Path, int]:
+    """Every stored part and when it was written."""
+    return {file: file.stat().st_mtime_ns for file in (home / "data" / "mini").rglob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def extended(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Path, int]]:
+    """A copy of the finished home with three methods more, and its files before."""
+    home = tmp_path_factory.mktemp("extended") / "home"
+    shutil.copytree(finished, home)
+    assert run_cli(home, "lineage", "rebuild").returncode == 0
+    before = parquet_files(home)
+    done = run_cli(home, "run", str(MINI), OVERRIDE, "--supersede", "--chunk-prompts", "4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return home, before
+
+
+def test_only_the_added_methods_are_computed(extended: tuple[Path, dict[Path, int]]) -> None:
+    home, before = extended
+    after = parquet_files(home)
+    rewritten = {file for file in before if after.get(file) != before[file]}
+    assert {file.parts[-4] for file in rewritten} <= {"gap_metrics"}
+    new = {file.parent.name for file in set(after) - set(before)} - {"eval", "train"}
+    assert new == {f"{split}.{method}" for split in ("eval", "train") for method in ADDED}
+
+
+def test_every_method_has_its_row_in_the_gap_table(extended: tuple[Path, dict[Path, int]]) -> None:
+    rows = json.loads(run_cli(extended[0], "gap", "mini", "--json").stdout)
+    cells = [("eval", t) for t in (0, 1, 2)] + [("train", t) for t in (0, 1)]
+    assert [(row["split"], row["iteration"], row["verification"]) for row in rows] == [
+        (*cell, method) for cell in cells for method in sorted(METHODS)
+    ]
+    for row in rows:
+        assert row["gap_low"] <= row["gap"] <= row["gap_high"]
+        assert (row["update_error"] is None) == (
+            row["verification"] != "multiple_choice" or row["split"] == "train" or row["iteration"] == 0
+        )
+    # The mini policy is right about nothing, so all its gaps are 0; what the methods keep differs.
+    of = {m: [row for row in rows if row["verification"] == m] for m in METHODS}
+    assert {row["retained"] for row in of["random"]} == {0.25}  # q = .75 keeps 2 of 8 distinct draws
+    assert all(row["retained"] > 0.25 for row in of["majority_vote"])  # votes tie
+    assert sum(row["num_unparsed"] for row in of["majority_vote"]) > 0
+    assert sum(row["num_unparsed"] for row in of["random"] + of["multiple_choice"]) == 0
+
+
+def test_stored_scores_are_what_the_methods_say(extended: tuple[Path, dict[Path, int]]) -> None:
+    """Votes and likelihoods again, from the generations and with plain arithmetic."""
+    cell = extended[0] / "data" / "mini" / "iteration_0"
+    texts = pl.read_parquet(cell / "generations" / "pico|sudoku4" / "eval" / "*.parquet")
+    answers = pl.read_parquet(cell / "utilities" / "pico|sudoku4" / "eval" / "*.parquet")
+
+    def scores(method: str) -> pl.DataFrame:
+        table = pl.read_parquet(cell / "verifications" / "pico|sudoku4" / f"eval.{method}" / "*.parquet")
+        return table.select("generation_id", "proxy_utility")
+
+    votes = answers.join(scores("majority_vote"), on="generation_id")
+    for _, prompt in votes.group_by("prompt_id"):
+        found = prompt["extracted"].to_list()
+        shares = [found.count(answer) / 8 if answer is not None else None for answer in found]
+        assert prompt["proxy_utility"].to_list() == shares
+    # Where a generation ended by itself its logprob holds the end token too, which a text does not have.
+    likelihoods = texts.join(scores("log_likelihood"), on="generation_id").drop_nulls("proxy_utility")
+    assert likelihoods.height > 200
+    assert (likelihoods["proxy_utility"] >= likelihoods["logprob"] - 1e-3).all()
+    cut = likelihoods.filter(pl.col("finish_reason") == "length")
+    assert cut["proxy_utility"].to_list() == pytest.approx(cut["logprob"].to_list(), abs=1e-3)
+
+
+def test_a_method_the_task_has_no_prompt_for_is_refused_by_name(tmp_path: Path) -> None:
+    done = run_cli(tmp_path, "run", str(MINI), "verification=[cot_score]")
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 1
+    assert "verification method cot_score cannot be used on task sudoku4" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "data").exists()
