@@ -33,13 +33,13 @@ def _stage(module, kinds: set[str], **kwargs) -> Stage:
 STAGES = {
     stage.name: stage
     for stage in (
-        _stage(base_checkpoint, {"pytorch", "huggingface"}, pool="accelerator"),
+        _stage(base_checkpoint, {"pytorch", "huggingface"}),
         _stage(prompts, {"polars", "parquet"}),
-        _stage(generations, {"huggingface", "parquet"}, pool="accelerator", max_retries=1),
+        _stage(generations, {"huggingface", "parquet"}, max_retries=1),
         _stage(utilities, {"python", "parquet"}),
-        _stage(verifications, {"huggingface", "parquet"}, pool="accelerator", max_retries=1),
+        _stage(verifications, {"huggingface", "parquet"}, max_retries=1),
         _stage(filtered_set, {"polars", "parquet"}),
-        _stage(checkpoint, {"pytorch", "huggingface"}, pool="accelerator"),
+        _stage(checkpoint, {"pytorch", "huggingface"}),
         _stage(gap_metrics, {"numpy", "parquet"}),
     )
 }

@@ -117,7 +117,7 @@ def test_more_iterations_leave_earlier_artifacts_alone() -> None:
         ("verification.0.num_verifications=2", {"verifications"}),
         ("weighting.q=0.5", {"filtered_set", "gap_metrics"}),
         ("weighting.beta=9", set()),  # not a parameter of the quantile rule
-        ("distillation.learning_rate=0.001", {"checkpoint"}),
+        ("distillation.learning_rate=0.002", {"checkpoint"}),
         ("analysis.confidence=0.9", {"gap_metrics"}),
         ("stop.min_gap=0.1", set()),  # decides whether, not what
         ("description=other", set()),

@@ -108,9 +108,9 @@ def test_a_seed_makes_a_replicate_beside_the_first(home: Path) -> None:
 
 def test_trace_leads_from_a_training_row_to_the_base(finished: Path) -> None:
     with duckdb.connect(str(finished / "lineage.duckdb"), read_only=True) as lineage:
-        found = lineage.sql("select generation_id from filtered_sets where iteration = 1 limit 1").fetchone()
-    assert found is not None
-    done = run_cli(finished, "trace", found[0], "--json")
+        found = lineage.sql("select generation_id from filtered_sets where iteration = 1 limit 1").fetchall()
+    assert found
+    done = run_cli(finished, "trace", found[0][0], "--json")
     assert done.returncode == 0, done.stderr
     text = done.stdout
     for artifact in (
