@@ -8,30 +8,12 @@ import os
 import pickle
 import signal
 import sys
-import threading
-import time
 import traceback
 from multiprocessing.connection import Connection
 
 from si_dagster.engines.base import Engine, EngineError, Usage
 from si_dagster.engines.registry import open_engine
-
-PARENT_POLL_SECONDS = 0.5
-
-
-def exit_with_parent(parent: int) -> None:
-    """End this process as soon as it is another's child, even in the middle of a forward pass.
-
-    By polling rather than PR_SET_PDEATHSIG, which fires when the *thread* that started us ends; an
-    orchestrator starts engines from threads that it drops.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_POLL_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+from si_dagster.processes import exit_with_parent
 
 
 def serve(pipe: Connection) -> None:
