@@ -107,6 +107,28 @@ def per_sample(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.repeat(values, np.diff(offsets))
 
 
+def ranks_per_prompt(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Rank of each value in its prompt, from 1; equal values share their mean rank, NaN stays NaN.
+
+    Returns:
+        Shape (num_samples,).
+
+    Examples:
+        >>> ranks_per_prompt(np.array([0.5, 0.1, 0.5, 7.0, np.nan]), np.array([0, 3, 5])).tolist()
+        [2.5, 1.0, 2.5, 1.0, nan]
+    """
+    check_layout(offsets, values)
+    prompts = per_sample(np.arange(len(offsets) - 1), offsets)
+    order = np.lexsort((values, prompts))  # NaN last in each prompt
+    ordered, prompt_of = values[order], prompts[order]
+    opens = np.ones(len(order), dtype=bool)
+    opens[1:] = (ordered[1:] != ordered[:-1]) | (prompt_of[1:] != prompt_of[:-1])
+    starts = np.append(np.flatnonzero(opens), len(order))
+    ranks = np.empty(len(order))
+    ranks[order] = np.repeat((starts[:-1] + starts[1:] + 1) / 2.0, np.diff(starts))
+    return np.where(np.isnan(values), np.nan, ranks - per_sample(offsets[:-1], offsets))
+
+
 def offsets_of_subset(kept: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Offsets of the samples that a mask keeps; prompts that lose all their samples stay, empty.
 

@@ -17,6 +17,7 @@ from si_dagster.core.samples import (
     mean_or_nan,
     offsets_of_subset,
     per_sample,
+    ranks_per_prompt,
     sum_per_prompt,
 )
 
@@ -143,25 +144,12 @@ def auroc_per_prompt(
 
 def _auroc_from_known(correct: np.ndarray, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Rank-sum AUROC of each prompt; ranks start at 1 in each prompt and ties share their mean rank."""
-    prompts = per_sample(np.arange(len(offsets) - 1), offsets)
-    order = np.lexsort((scores, prompts))
-    ranks = np.empty(len(order))
-    ranks[order] = _mean_ranks(scores[order], prompts[order])
-    ranks -= per_sample(offsets[:-1], offsets)
+    ranks = ranks_per_prompt(scores, offsets)
     num_correct = sum_per_prompt(correct, offsets)
     num_wrong = np.diff(offsets) - num_correct
     smallest_rank_sum = num_correct * (num_correct + 1.0) / 2.0
     wins = sum_per_prompt(np.where(correct, ranks, 0.0), offsets) - smallest_rank_sum
     return divide_or_nan(wins, num_correct * num_wrong)
-
-
-def _mean_ranks(scores: np.ndarray, prompts: np.ndarray) -> np.ndarray:
-    """Ranks from 1 of rows sorted by (prompt, score); equal scores of one prompt share their mean rank."""
-    if len(scores) == 0:
-        return np.zeros(0)
-    opens = np.append(True, (scores[1:] != scores[:-1]) | (prompts[1:] != prompts[:-1]))
-    starts = np.append(np.flatnonzero(opens), len(scores))
-    return np.repeat((starts[:-1] + starts[1:] + 1) / 2.0, np.diff(starts))
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> float:
