@@ -3,6 +3,7 @@
 It selects and rounds for display; programs get full precision. It computes nothing.
 """
 
+import json
 from typing import Any
 
 import polars as pl
@@ -37,6 +38,7 @@ GAP_COLUMNS = (
     "pass_at_1",
     "pass_at_8",
     "pass_at_32",
+    "pass_at_k",
     "maj_at_8",
     "improvement",
     "improvement_low",
@@ -75,9 +77,10 @@ SHOWN = {
 
 
 def gap_rows(metrics: pl.DataFrame) -> list[dict[str, Any]]:
-    """All rows at full precision, in reading order."""
+    """All rows at full precision, in reading order; `pass_at_k` as an object k -> pass@k."""
     order = ["study", "model", "task", "split", "iteration", "verification"]
-    return metrics.sort(order).select(GAP_COLUMNS).to_dicts()
+    rows = metrics.sort(order).select(GAP_COLUMNS).iter_rows(named=True)
+    return [{**row, "pass_at_k": json.loads(row["pass_at_k"])} for row in rows]
 
 
 def shown_rows(metrics: pl.DataFrame, split: str = "eval") -> list[dict[str, str]]:

@@ -349,7 +349,8 @@ FILES: dict[str, FileStage] = {
         FileStage("checkpoint", "f_{t+1}: config, safetensors, tokenizer, result.json.", _CHECKPOINT_FILES),
         FileStage(
             "report",
-            "Tables and plots of a study.",
+            "Tables and plots of a study. The page that runs and UI make today lies outside `data/`, at "
+            "`<home>/reports/<study>.html`, and has no manifest: it is made anew from gap_metrics.",
             (".md", ".html", ".json", ".csv", ".parquet", ".svg", ".png", ".txt"),
         ),
     )
