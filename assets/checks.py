@@ -35,16 +35,16 @@ def gap_is_open(plan: Plan, iteration: int) -> dg.AssetChecksDefinition:
         row = store.store.require(address).read().row(by_predicate=pl.col("verification") == used, named=True)
         low = row["gap_low"]
         is_open = low is not None and low > study.stop.min_gap
-        verdict = "open" if is_open else "closed: the loop stops here"
+        found = "no prompt has a gap: the verifier left nothing"
+        if low is not None:
+            found = f"gap {row['gap']:+.4f}, interval from {low:+.4f}"
         return dg.AssetCheckResult(
             passed=is_open,
-            description=f"gap {row['gap']:+.4f}, interval from {low:+.4f}; needed above {study.stop.min_gap}",
+            description=f"{found}; needed above {study.stop.min_gap}",
             metadata={
-                "gap": row["gap"],
-                "gap_low": low,
-                "gap_high": row["gap_high"],
+                **{name: row[name] for name in ("gap", "gap_low", "gap_high") if row[name] is not None},
                 "required": study.stop.min_gap,
-                "verdict": verdict,
+                "verdict": "open" if is_open else "closed: the loop stops here",
             },
         )
 

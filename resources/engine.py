@@ -13,32 +13,46 @@ from pydantic import Field, PrivateAttr
 from si_dagster.engines.base import Engine
 from si_dagster.engines.process import EngineProcess
 
+SCRIPTED = "scripted"
+
 
 class EngineResource(dg.ConfigurableResource):
     """Turns prompts into completions and log-probabilities."""
 
     kind: str = "transformers"
-    """`transformers`, or `scripted` for tests of orchestration."""
+    """The engine of every study that is not scripted."""
     chunk_prompts: int = 256
     """Prompts a chunk: what a killed run loses at most."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the engine: device, dtype, batch sizes."""
 
-    _loaded: tuple[Path, bool, Engine] | None = PrivateAttr(default=None)
+    _loaded: tuple[str, Path, bool, Engine] | None = PrivateAttr(default=None)
 
-    def load(self, folder: Path, trust_remote_code: bool = False) -> Engine:
-        """The engine holding the policy of that folder, started if it is not there yet."""
-        wanted = (folder, trust_remote_code)
-        if self._loaded is None or self._loaded[:2] != wanted:
+    def kind_for(self, scripted: bool) -> str:
+        """The kind that answers a study, scripted or not; scripted answers never lie beside real ones.
+
+        Raises:
+            ValueError: If the scripted engine would answer a study that does not say `scripted: true`.
+        """
+        if self.kind == SCRIPTED and not scripted:
+            raise ValueError("the scripted engine answers only studies with `scripted: true`; choose another")
+        return SCRIPTED if scripted else self.kind
+
+    def load(self, kind: str, folder: Path, trust_remote_code: bool = False) -> Engine:
+        """The engine of that kind holding the policy of that folder, started if it is not there yet."""
+        wanted = (kind, folder, trust_remote_code)
+        if self._loaded is None or self._loaded[:3] != wanted:
             self.release()
-            options = {**self.options, **({"trust_remote_code": True} if trust_remote_code else {})}
-            self._loaded = (*wanted, EngineProcess(self.kind, folder, options))
-        return self._loaded[2]
+            options = {} if kind == SCRIPTED else dict(self.options)
+            if trust_remote_code:
+                options["trust_remote_code"] = True
+            self._loaded = (*wanted, EngineProcess(kind, folder, options))
+        return self._loaded[3]
 
     def release(self) -> None:
         """End the engine process and give its memory back."""
         if self._loaded is not None:
-            engine, self._loaded = self._loaded[2], None
+            engine, self._loaded = self._loaded[3], None
             engine.close()
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:

@@ -103,10 +103,9 @@ class StageRun:
     def engine(self, role: str) -> Engine:
         """The engine holding the checkpoint of that role."""
         trusted = self.study.model(self.node.inputs[role].model or "").trust_remote_code
-        self.context.log.info(
-            f"starting the {self._engine.kind} engine on {self.node.inputs[role].artifact_id}"
-        )
-        return self._engine.load(self.checkpoint(role), trusted)
+        kind = self._engine.kind_for(self.study.scripted)
+        self.context.log.info(f"starting the {kind} engine on {self.node.inputs[role].artifact_id}")
+        return self._engine.load(kind, self.checkpoint(role), trusted)
 
     @contextmanager
     def engine_cost(self, role: str) -> Iterator[tuple[Engine, dict[str, Any]]]:

@@ -36,7 +36,9 @@ Overrides = Annotated[
     typer.Argument(metavar="[FIELD=VALUE]...", help="Dotted overrides, e.g. generation.n=64."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-EngineOption = Annotated[str, typer.Option("--engine", help="transformers or scripted.")]
+EngineOption = Annotated[
+    str, typer.Option("--engine", help="transformers, or scripted: answers made up, to try the graph.")
+]
 
 
 def main() -> None:
@@ -99,7 +101,7 @@ def run(
     from si_dagster.study import load_study
 
     outcome = run_study(
-        load_study(study, overrides or []),
+        load_study(study, [*(overrides or []), *(["scripted=true"] if engine == "scripted" else [])]),
         StoreResource(supersede=supersede),
         EngineResource(kind=engine, chunk_prompts=chunk_prompts),
         quiet=as_json,

@@ -8,7 +8,7 @@ Two kinds of edge exist. An *input* is read by a stage and is part of its finger
 waited for: generations of iteration t + 1 wait for the gap of iteration t, and read nothing of it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -118,9 +118,13 @@ class Plan:
 
     def descendants(self, stage: str) -> set[Address]:
         """Everything that reads a stage, directly or through others; gates are not reading."""
-        found: set[Address] = set()
+        return self.readers(address for address in self.nodes if address.stage == stage)
+
+    def readers(self, sources: Iterable[Address]) -> set[Address]:
+        """Everything that reads any of some artifacts, directly or through others."""
+        roots, found = set(sources), set[Address]()
         for node in self.nodes.values():
-            if any(source.stage == stage or source in found for source in node.inputs.values()):
+            if any(source in roots or source in found for source in node.inputs.values()):
                 found.add(node.address)
         return found
 
@@ -203,7 +207,8 @@ class Plan:
             "prompts": self.address("prompts", iteration, cell, split),
             "policy": self.policy(iteration, cell),
         }
-        fields = {"generation": {**generation, "seed": seed}}
+        scripted = {"engine": "scripted"} if self.study.scripted else {}
+        fields = {"generation": {**generation, "seed": seed}, **scripted}
         return self._node(self.address("generations", iteration, cell, split), fields, inputs)
 
     def _utilities(self, iteration: int, cell: tuple[str, str], split: Split) -> Node:

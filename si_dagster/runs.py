@@ -27,9 +27,9 @@ from si_dagster.definitions import definitions, find_studies, kept_copies, reada
 from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store
 from si_dagster.store.atomic import write_bytes
-from si_dagster.store.errors import CorruptArtifact
+from si_dagster.store.errors import CorruptArtifact, RecipeDrift
+from si_dagster.store.integrity import BEGIN, MANIFEST
 from si_dagster.store.layout import Address, default_home
-from si_dagster.store.writer import BEGIN
 from si_dagster.study import BASE, SELF, Study, StudyError, load_study
 
 INSTANCE_CONFIG = Path(__file__).parent.parent / "dagster.yaml"
@@ -119,8 +119,13 @@ def run_study(
         store: Where, and whether artifacts of another recipe may be moved aside.
         engine: Which engine, in what portions.
         quiet: No progress on the terminal.
+
+    Raises:
+        RecipeDrift: If anything stored was made by another recipe and may not be moved aside.
     """
     store = store or StoreResource()
+    if not store.supersede:
+        refuse_other_recipe(planned(study), store.store)
     outcome = Outcome(study.name)
     with open_instance(store.path) as instance, progress_logger(quiet) as loggers:
         graph = definitions([study], store, engine)
@@ -146,6 +151,48 @@ def run_study(
             outcome.table = [] if outcome.failures else shown_rows(metrics)
             outcome.report = str(store.path / "reports" / f"{study.name}.html")
     return outcome
+
+
+def refuse_other_recipe(plan: Plan, store: Store) -> None:
+    """Before anything runs: is what is stored of this study's recipe?
+
+    Raises:
+        RecipeDrift: If not; field by field, with what it would cost and the ways out.
+    """
+    drifted: dict[tuple[str, str, str], list[Address]] = {}
+    for address in (a for a in plan.nodes if a.stage != "report"):
+        for found in _own_drift(plan, store, address):
+            field, stored, asked = found["field"], found["stored"], found["study"]
+            drifted.setdefault((field, repr(stored), repr(asked)), []).append(address)
+    if not drifted:
+        return
+    own = set().union(*drifted.values())
+    lost = [address for address in own | plan.readers(own) if (store.folder(address) / MANIFEST).is_file()]
+    lines = [
+        f"  {field}: stored {stored}, study says {asked} ({', '.join(sorted({a.stage for a in addresses}))})"
+        for (field, stored, asked), addresses in drifted.items()
+    ]
+    raise RecipeDrift(
+        "\n".join(
+            [
+                f"study {plan.study.name!r} was run by another recipe:",
+                *lines,
+                "Nothing was changed. Either restore the fields; or add name=... so that both lie side by "
+                f"side; or add --supersede: {len(lost)} artifacts are moved to data/.superseded "
+                "(nothing is deleted) and made again",
+            ]
+        ),
+        {field: (stored, asked) for field, stored, asked in drifted},
+    )
+
+
+def _own_drift(plan: Plan, store: Store, address: Address) -> list[dict[str, Any]]:
+    """Fields of an artifact's own recipe that differ; what is damaged is the stage's to tell."""
+    try:
+        found = _artifact_status(plan, store, address)["drift"]
+    except CorruptArtifact:
+        return []
+    return [row for row in found if not row["field"].startswith("inputs.")]
 
 
 def _job_runs(study: Study) -> list[tuple[tuple[str, str], list[dg.AssetKey] | None]]:

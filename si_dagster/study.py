@@ -242,6 +242,8 @@ class Study(Spec):
     name: str
     """Names the folders and asset keys of the study; letters, digits, `_`, `.` and `-`."""
     description: str = ""
+    scripted: bool = False
+    """Answers come from the scripted engine: for tests of orchestration, never a result."""
     seed: int = Field(default=0, ge=0)
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
     models: tuple[ModelSpec, ...] = Field(min_length=1)
@@ -351,7 +353,8 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     """Read and check a study file, with dotted overrides.
 
     A `seed=...` that differs from the file makes a replicate of its own, `<name>__seed_<seed>`, so that
-    replicates lie side by side. Any other override keeps the name; give `name=...` to keep both.
+    replicates lie side by side; `scripted=true` makes `<name>__scripted`, so that no scripted answer lies
+    beside a real one. Any other override keeps the name; give `name=...` to keep both.
 
     Args:
         path: YAML file.
@@ -371,11 +374,13 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     """
     path = Path(path)
     data = _read_yaml(path)
-    file_seed, file_name = data.get("seed", 0), data.get("name")
+    file_seed, file_scripted, file_name = data.get("seed", 0), data.get("scripted", False), data.get("name")
     for override in overrides:
         _apply_override(path, data, override)
-    if data.get("seed", 0) != file_seed and data.get("name") == file_name:
-        data["name"] = f"{file_name}__seed_{data['seed']}"
+    if data.get("name") == file_name:
+        replicate = f"__seed_{data['seed']}" if data.get("seed", 0) != file_seed else ""
+        scripted = "__scripted" if data.get("scripted", False) and not file_scripted else ""
+        data["name"] = f"{file_name}{replicate}{scripted}"
     return parse_study(data, str(path))
 
 

@@ -169,7 +169,7 @@ class Writer:
         except (ValueError, TypeError, KeyError) as error:
             fault = f"{BEGIN} cannot be read ({error!r})"
         raise CorruptArtifact(
-            f"{self.folder}: {fault}, so the recipe of these files is unknown. Open it with supersede=True: "
+            f"{self.folder}: {fault}, so the recipe of these files is unknown. Run with --supersede: "
             "they are moved away whole and the artifact is made anew"
         )
 
@@ -192,8 +192,8 @@ class Writer:
             [
                 f"{self.address.artifact_id} was made by another recipe:",
                 *lines,
-                "Restore the fields, or give the study another name (name=...) so that both stay, or "
-                "supersede (supersede=True moves the old one to data/.superseded and deletes nothing)",
+                "Restore the fields, or give the study another name (name=...) so that both stay, or run "
+                "with --supersede (moves the old one to data/.superseded and deletes nothing)",
             ]
         )
 
@@ -489,7 +489,7 @@ def _inspect_part(path: Path, table: TableStage) -> tuple[FileEntry, list[object
         if names != list(table.dtypes):
             raise SchemaError(
                 f"{path} was written with columns {', '.join(names)}; declared are now "
-                f"{', '.join(table.dtypes)}. Open the artifact with supersede=True to make it anew"
+                f"{', '.join(table.dtypes)}. Run with --supersede to make it anew"
             )
         frames = [pl.DataFrame(batch.select(list(table.key))) for batch in file.iter_batches()]
         num_rows = file.metadata.num_rows

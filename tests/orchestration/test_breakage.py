@@ -11,6 +11,7 @@ import yaml
 from conftest import MINI, run_cli
 
 from assets.report import stop_reason
+from resources.engine import EngineResource
 from si_dagster.definitions import definitions, find_studies
 from si_dagster.plan import Plan
 from si_dagster.study import Study, StudyError, load_study, parse_study
@@ -96,6 +97,20 @@ def test_no_model_is_named_as_a_verifier_is(name: str) -> None:
 def test_no_name_ends_in_a_new_line() -> None:
     with pytest.raises(StudyError, match="letters, digits"):
         mini(name="mini\n")
+
+
+def test_scripted_answers_never_lie_beside_real_ones() -> None:
+    scripted = load_study(MINI, ["scripted=true"])
+    assert scripted.name == "mini__scripted"
+    real, made_up = Plan(mini()), Plan(mini(scripted=True))
+    cell = ("pico", "sudoku4")
+    for stage in ("generations", "utilities"):
+        address = real.address(stage, 0, cell, "eval")
+        assert real.fingerprint(address) != made_up.fingerprint(address)
+    base = real.address("base_checkpoint", None, cell)
+    assert real.fingerprint(base) == made_up.fingerprint(base)
+    with pytest.raises(ValueError, match="scripted: true"):
+        EngineResource(kind="scripted").kind_for(scripted=False)
 
 
 @pytest.mark.timeout(300)

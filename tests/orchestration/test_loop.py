@@ -79,9 +79,12 @@ def test_an_edited_field_is_shown_and_refused_and_can_be_superseded(home: Path) 
     assert "mini/iteration_1/generations/pico|sudoku4/eval" in stale
     assert not [artifact for artifact in stale if "iteration_0/generations" in artifact]
 
+    copy = (home / "studies" / "mini.yaml").read_bytes()
     refused = run_cli(home, "run", str(MINI), override)
     assert refused.returncode == 1
-    assert "distillation.learning_rate: stored 0.0003, study says 0.001" in " ".join(refused.stdout.split())
+    assert refused.stdout == ""
+    assert (home / "studies" / "mini.yaml").read_bytes() == copy
+    assert "distillation.learning_rate: stored 0.0003, study says 0.001" in " ".join(refused.stderr.split())
 
     superseded = run_cli(home, "run", str(MINI), override, "--supersede")
     assert superseded.returncode == 0, superseded.stdout + superseded.stderr

@@ -107,8 +107,8 @@ def test_drift_is_shown_field_by_field_with_the_ways_out(maker):
         "  generation.temperature: stored 0.7, study says 1.0",
         "  generation.top_p: stored nothing, study says 0.9",
         "  seed: stored 0, study says nothing",
-        "Restore the fields, or give the study another name (name=...) so that both stay, or supersede "
-        "(supersede=True moves the old one to data/.superseded and deletes nothing)",
+        "Restore the fields, or give the study another name (name=...) so that both stay, or run "
+        "with --supersede (moves the old one to data/.superseded and deletes nothing)",
     ]
     assert drift.value.fields["generation.temperature"] == (0.7, 1.0)
     with open_draws(maker) as writer:
