@@ -19,13 +19,15 @@ from resources.trainer import TrainerResource
 from si_dagster.analysis.table import markdown_table
 from si_dagster.engines.base import EngineError
 from si_dagster.plan import Node, Plan
-from si_dagster.stages.base_checkpoint import CheckpointError, model_digest, resolve_model
+from si_dagster.stages.base_checkpoint import CheckpointError, files_digest, model_digest, resolve_model
 from si_dagster.store import schemas
 from si_dagster.store.artifacts import Store
 from si_dagster.store.errors import StoreError
 from si_dagster.store.lineage import Catalogue
 from si_dagster.store.manifest import InputRef, Manifest
 from si_dagster.study import Study
+from si_dagster.tasks.base import data_files
+from si_dagster.tasks.catalogue import load_task
 
 OWNERS = ["team:self-improvement"]
 SAMPLE_ROWS = 5
@@ -144,13 +146,15 @@ def _mapping(models_read: dict[str, set[str]]) -> dg.PartitionMapping:
 
 
 def planned(study: Study) -> Plan:
-    """The plan with the bytes of given models in its fingerprints."""
+    """The plan with the bytes of given models and of local task data in its fingerprints."""
     digests = {
         model.name: model_digest(resolve_model(model.path, model.revision))
         for model in study.models
         if model.path is not None
     }
-    return Plan(study, digests)
+    files = {task.name: data_files(load_task(task.name, task.options)) for task in study.tasks}
+    data_digests = {name: files_digest(found) for name, found in files.items() if found}
+    return Plan(study, digests, data_digests)
 
 
 def materialize_cell(

@@ -16,7 +16,7 @@ from typing import Any
 from si_dagster.core.fingerprint import derive_seed, digest, fingerprint, flatten
 from si_dagster.store.layout import Address
 from si_dagster.study import BASE, SELF, ModelSpec, Study, VerificationSpec
-from si_dagster.tasks.base import PromptStyle, Split, Task, TaskRow
+from si_dagster.tasks.base import DealsRows, PromptStyle, ReadsFiles, Split, Task, TaskRow
 from si_dagster.tasks.catalogue import load_task
 from si_dagster.verification.base import VerificationMethod
 from si_dagster.verification.catalogue import load_method
@@ -72,10 +72,17 @@ class Plan:
         study: The study.
         model_digests: Model name -> digest of its weights, for models given by `path`. Without it the path
             stands in, which is enough to draw the graph but not to compare bytes.
+        data_digests: Task name -> digest of the local files it reads; without it their paths stand in.
     """
 
-    def __init__(self, study: Study, model_digests: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        model_digests: Mapping[str, str] | None = None,
+        data_digests: Mapping[str, str] | None = None,
+    ) -> None:
         self.study = study
+        self._data_digests = dict(data_digests or {})
         self._model_digests = dict(model_digests or {})
         self._fingerprints: dict[Address, str] = {}
 
@@ -180,24 +187,26 @@ class Plan:
         if model.pretrain is None:
             fields = {"model": _weights(model, self._model_digests)}
         else:
-            task = self.study.task(cell[1])
             fields = {
                 "seed": self.study.seed,
                 "model": {"pretrain": model.pretrain.model_dump(mode="json")},
-                "task": task.model_dump(mode="json"),
+                "task": self._task_fields(cell[1]),
             }
         return self._node(self.address("base_checkpoint", None, cell), fields)
 
     def _prompts(self, iteration: int, cell: tuple[str, str], split: Split) -> Node:
-        study, style = self.study, self.study.model(cell[0]).style
+        study, style, task = self.study, self.study.model(cell[0]).style, self.task(cell[1])
         fresh = split == "train" and study.splits.fresh_train
         fields = {
-            "task": study.task(cell[1]).model_dump(mode="json"),
+            "task": self._task_fields(cell[1]),
             "prompt_style": style,
-            "template": _template_digest(self.task(cell[1]), style),
+            "template": _template_digest(task, style),
             f"splits.{split}": getattr(study.splits, split),
-            "seed": derive_seed(study.seed, "prompts", iteration) if fresh else study.seed,
         }
+        if fresh and isinstance(task, DealsRows):
+            fields |= {"seed": study.seed, "deal": iteration}
+        else:
+            fields["seed"] = derive_seed(study.seed, "prompts", iteration) if fresh else study.seed
         return self._node(self.address("prompts", iteration, cell, split), fields)
 
     def _generations(self, iteration: int, cell: tuple[str, str], split: Split) -> Node:
@@ -212,9 +221,8 @@ class Plan:
         return self._node(self.address("generations", iteration, cell, split), fields, inputs)
 
     def _utilities(self, iteration: int, cell: tuple[str, str], split: Split) -> Node:
-        task = self.study.task(cell[1])
         fields = {
-            "task": task.model_dump(mode="json"),
+            "task": self._task_fields(cell[1]),
             "grader_version": self.task(cell[1]).grader_version,
         }
         inputs = {role: self.address(role, iteration, cell, split) for role in ("prompts", "generations")}
@@ -257,7 +265,7 @@ class Plan:
             "seed": derive_seed(self.study.seed, "checkpoint", iteration),
         }
         if distillation.replay_fraction:
-            fields["task"] = self.study.task(cell[1]).model_dump(mode="json")
+            fields["task"] = self._task_fields(cell[1])
         start = 0 if distillation.start_from == "base" else iteration
         inputs = {
             "filtered_set": self.address("filtered_set", iteration, cell),
@@ -295,6 +303,15 @@ class Plan:
             for address in [self.address("gap_metrics", iteration, cell, split)]
         }
         return self._node(Address(self.study.name, None, "report", None, None), {}, inputs)
+
+    def _task_fields(self, name: str) -> dict[str, Any]:
+        """Name and options; the places of local files give way to the digest of their bytes."""
+        fields = self.study.task(name).model_dump(mode="json")
+        task = self.task(name)
+        if name not in self._data_digests or not isinstance(task, ReadsFiles):
+            return fields
+        options = {key: value for key, value in fields["options"].items() if key not in task.path_options}
+        return {**fields, "options": {**options, "data_digest": self._data_digests[name]}}
 
     def task(self, name: str) -> Task:
         """The task of that name, set up with its options; no data is read."""

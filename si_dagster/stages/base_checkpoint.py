@@ -6,6 +6,7 @@ later checks that the bytes are the same. Only safetensors weights are taken: a 
 
 import hashlib
 import json
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,11 @@ def _download(model_id: str, revision: str | None) -> Path:
 
 def model_digest(folder: Path) -> str:
     """SHA-256 over names and bytes of the files that make the model; cached by size and time of change."""
-    files = sorted({file for pattern in PATTERNS for file in folder.glob(pattern)})
+    return files_digest(sorted({file for pattern in PATTERNS for file in folder.glob(pattern)}))
+
+
+def files_digest(files: Iterable[Path]) -> str:
+    """SHA-256 over names and bytes of files, in order; a file is read again only where it has changed."""
     lines = [f"{file.name} {_sha256(file, file.stat().st_size, file.stat().st_mtime_ns)}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

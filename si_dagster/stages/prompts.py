@@ -7,10 +7,12 @@ import json
 
 import polars as pl
 
-from si_dagster.tasks.base import PromptStyle, Split, Task, TaskRow
+from si_dagster.tasks.base import DealsRows, PromptStyle, Split, Task, TaskRow
 
 
-def prompt_table(task: Task, split: Split, num_rows: int, seed: int, style: PromptStyle) -> pl.DataFrame:
+def prompt_table(
+    task: Task, split: Split, num_rows: int, seed: int, style: PromptStyle, deal: int | None = None
+) -> pl.DataFrame:
     """The prompts of one split.
 
     Args:
@@ -19,6 +21,7 @@ def prompt_table(task: Task, split: Split, num_rows: int, seed: int, style: Prom
         num_rows: Rows to draw.
         seed: Decides which rows, where the task has more than asked for.
         style: How the policy is spoken to.
+        deal: Which hand of a finite pool is drawn, for a task that deals; by default the first.
 
     Returns:
         One row a prompt, columns as the schema of `prompts`.
@@ -26,7 +29,11 @@ def prompt_table(task: Task, split: Split, num_rows: int, seed: int, style: Prom
     Raises:
         TaskDataError: If the task has no data or fewer rows.
     """
-    rows = task.rows(split, num_rows, seed)
+    if deal is None:
+        rows = task.rows(split, num_rows, seed)
+    else:
+        assert isinstance(task, DealsRows)
+        rows = task.dealt_rows(split, num_rows, seed, deal)
     return pl.DataFrame(
         {
             "prompt_id": [f"{split}-{row.prompt_id.removeprefix(f'{split}-')}" for row in rows],
@@ -38,6 +45,16 @@ def prompt_table(task: Task, split: Split, num_rows: int, seed: int, style: Prom
             "slices": [json.dumps(row.columns, sort_keys=True) for row in rows],
         }
     )
+
+
+def num_dealt_before(task: Task, split: Split, num_rows: int, deal: int | None) -> int:
+    """How many rows of a hand were in earlier hands: none while the pool lasts.
+
+    The first shuffle is dealt out before any row comes again, so all rows beyond it are old ones.
+    """
+    if deal is None or not isinstance(task, DealsRows):
+        return 0
+    return min(num_rows, max(0, (deal + 1) * num_rows - task.pool_size(split)))
 
 
 def task_rows(prompts: pl.DataFrame) -> dict[str, TaskRow]:

@@ -6,6 +6,7 @@ served; graders that need isolation or time limits live beside the task that nee
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 Split = Literal["train", "eval"]
@@ -114,6 +115,47 @@ class ExtractsAnswers(Protocol):
     def extract(self, completion: str) -> str | None:
         """The answer of a completion, as `Grade.extracted` holds it; `None` where none is found."""
         ...
+
+
+@runtime_checkable
+class DealsRows(Protocol):
+    """A task with a finite pool of rows, dealt to iterations like cards: none twice while the pool lasts."""
+
+    def dealt_rows(self, split: Split, num_rows: int, seed: int, deal: int) -> list[TaskRow]:
+        """Hand number `deal`, counted from 0, of `num_rows` distinct rows; hand 0 is `Task.rows`.
+
+        When the pool runs out it is shuffled anew and dealt on, so later hands repeat rows of earlier ones,
+        never within a hand.
+
+        Raises:
+            TaskDataError: If the data is missing or the pool is smaller than one hand.
+        """
+        ...
+
+    def pool_size(self, split: Split) -> int:
+        """Rows of a split that can be dealt."""
+        ...
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A task whose rows come from local files: their bytes, not their place, belong to the fingerprint."""
+
+    path_options: ClassVar[tuple[str, ...]]
+    """Names of the options that say where the files are."""
+
+    def data_files(self) -> list[Path]:
+        """Every local file the rows or examples are read from; none where a hub is asked.
+
+        Raises:
+            TaskDataError: If a file that would be read is missing.
+        """
+        ...
+
+
+def data_files(task: Task) -> list[Path]:
+    """The local files a task reads; none for a task that reads none."""
+    return task.data_files() if isinstance(task, ReadsFiles) else []
 
 
 class TaskDataError(ValueError):

@@ -99,6 +99,10 @@ class Custom(DatasetTask):
             return super()._numbered(split)
         return list(enumerate(hub_records(self.hub_id, self.config, self.hub_splits[split], self.revision)))
 
+    def data_files(self) -> list[Path]:
+        """The rows' files and the examples'."""
+        return [*super().data_files(), *([self.fewshot_path] if self.fewshot_path else [])]
+
     def question_of(self, record: Record) -> str:
         """The mapped question column."""
         return str(record[self.columns["question"]]).strip()

@@ -31,6 +31,7 @@ class DatasetTask:
     """
 
     name: ClassVar[str]
+    path_options: ClassVar[tuple[str, ...]] = ("path", "train_path", "fewshot_path")
     grader_version: ClassVar[str] = "1"
     LICENCE: ClassVar[str]
     HUB_ID: ClassVar[str]
@@ -174,19 +175,36 @@ class DatasetTask:
                 f"task {self.name}: row {index} has no column {error}; it has {sorted(record)}"
             ) from error
 
+    def data_files(self) -> list[Path]:
+        """See `ReadsFiles.data_files`."""
+        if self.path is None:
+            return []
+        splits: tuple[Split, ...] = ("train", "eval")
+        files = [self._file(split) or self._only_file() for split in splits]
+        return existing(files)
+
     def rows(self, split: Split, num_rows: int, seed: int) -> list[TaskRow]:
         """`num_rows` distinct rows of one split; more rows of the same seed begin with the same ones.
 
         Raises:
             TaskDataError: If the data is missing or holds fewer rows.
         """
+        return self.dealt_rows(split, num_rows, seed, 0)
+
+    def pool_size(self, split: Split) -> int:
+        """Rows of a split, near-duplicates of the other left out."""
+        return len(self.all_rows(split))
+
+    def dealt_rows(self, split: Split, num_rows: int, seed: int, deal: int) -> list[TaskRow]:
+        """See `DealsRows.dealt_rows`."""
         rows = self.all_rows(split)
         if num_rows > len(rows):
             place = self.path or self.HUB_ID
             raise TaskDataError(
                 f"task {self.name}: {num_rows} {split} rows wanted, {place} holds {len(rows)}; ask for fewer"
             )
-        return sorted(rows, key=lambda row: (_unit(f"{seed}/{row.prompt_id}"), row.prompt_id))[:num_rows]
+        hand = dealt([row.prompt_id for row in rows], num_rows, seed, deal)
+        return [rows[index] for index in hand]
 
     def generation_prompt(self, row: TaskRow, style: PromptStyle) -> str:
         """The text a policy answers."""
@@ -230,6 +248,50 @@ class DatasetTask:
         if style == "pico":
             raise TaskDataError(f"task {self.name} has prompts in the styles text and chat, not pico")
         return style
+
+
+def dealt(ids: Sequence[str], num_rows: int, seed: int, deal: int) -> list[int]:
+    """Indices of hand number `deal` of a shuffled deck that is shuffled anew whenever it runs out.
+
+    A hand that begins with the last cards of one shuffle takes the rest from the next one, other cards
+    first, so no hand holds a card twice and every card comes once a shuffle.
+
+    Examples:
+        Two hands of four use eight of ten cards once; the third holds the last two and two old ones:
+
+        >>> first, second, third = (dealt("abcdefghij", 4, 0, deal) for deal in range(3))
+        >>> len({*first, *second}), len(set(third)), len({*first, *second} & {*third})
+        (8, 4, 2)
+    """
+    hand: list[int] = []
+    stock: list[int] = []
+    shuffles = 0
+    for _ in range(deal + 1):
+        hand, stock = stock[:num_rows], stock[num_rows:]
+        if len(hand) < num_rows:
+            shuffled, held = _shuffled(ids, seed, shuffles), set(hand)
+            taken = [index for index in shuffled if index not in held][: num_rows - len(hand)]
+            gone = set(taken)
+            hand, stock = [*hand, *taken], [index for index in shuffled if index not in gone]
+            shuffles += 1
+    return hand
+
+
+def _shuffled(ids: Sequence[str], seed: int, shuffle: int) -> list[int]:
+    salt = f"{seed}/{shuffle}/" if shuffle else f"{seed}/"
+    return sorted(range(len(ids)), key=lambda index: (_unit(f"{salt}{ids[index]}"), ids[index]))
+
+
+def existing(files: Sequence[Path]) -> list[Path]:
+    """The files, each once.
+
+    Raises:
+        TaskDataError: If one is missing.
+    """
+    for file in files:
+        if not file.is_file():
+            raise TaskDataError(f"no file {file}; give its place in the task option `path`")
+    return list(dict.fromkeys(files))
 
 
 def _unit(text: str) -> float:

@@ -18,10 +18,11 @@ What it does not do: load MATH's training set, or grade a proof.
 
 import re
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from si_dagster.tasks.base import Split, TaskDataError
-from si_dagster.tasks.dataset_task import DatasetTask
+from si_dagster.tasks.dataset_task import DatasetTask, existing
 from si_dagster.tasks.grading.graders import math_reference
 from si_dagster.tasks.sources import Record, find_file, hub_records, read_records
 
@@ -61,9 +62,7 @@ class Math(DatasetTask):
                 for subject in SUBJECTS
                 for row in hub_records(self.HUB_ID, subject, "test", self.revision)
             ]
-        if self.path.is_file():
-            return read_records(self.path)
-        return read_records(find_file(self.path, ("test.jsonl", "test.parquet")) or self.path / "test.jsonl")
+        return read_records(self._local("test"))
 
     @cached_property
     def _math500(self) -> set[str]:
@@ -71,11 +70,22 @@ class Math(DatasetTask):
         if self.path is None:
             rows = hub_records(self.MATH500_HUB_ID, None, "test", None)
         else:
-            folder = self.path if self.path.is_dir() else self.path.parent
-            rows = read_records(
-                find_file(folder, ("math500.jsonl", "math500.parquet")) or folder / "math500.jsonl"
-            )
+            rows = read_records(self._local("math500"))
         return {_key(row) for row in rows}
+
+    def _local(self, name: Literal["test", "math500"]) -> Path:
+        """The file of that name in the folder; a `path` that is a file is the test set itself."""
+        path = self.path or Path()
+        if path.is_file() and name == "test":
+            return path
+        folder = path.parent if path.is_file() else path
+        return find_file(folder, (f"{name}.jsonl", f"{name}.parquet")) or folder / f"{name}.jsonl"
+
+    def data_files(self) -> list[Path]:
+        """The test set and the list of MATH-500, where they are local."""
+        if self.path is None:
+            return []
+        return existing([self._local("test"), *([] if self.split == "full" else [self._local("math500")])])
 
     def _numbered(self, split: Split) -> list[tuple[int, Record]]:
         if self.split == "full":

@@ -19,6 +19,7 @@ import ast
 import builtins
 import json
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from si_dagster.tasks.base import Split, TaskDataError
@@ -70,10 +71,16 @@ class Mbpp(DatasetTask):
         if self.path is None:
             parts = [hub_records(self.HUB_ID, self.version, part, self.revision) for part in HUB_PARTS]
             return [row for part in parts for row in part]
-        if self.path.is_file():
-            return read_records(self.path)
-        names = FILE_NAMES[self.version]
-        return read_records(find_file(self.path, names) or self.path / names[0])
+        return read_records(self._only_file())
+
+    def _only_file(self) -> Path:
+        """The file of the version; a `path` that is a file is the one."""
+        path, names = self.path or Path(), FILE_NAMES[self.version]
+        return path if path.is_file() else find_file(path, names) or path / names[0]
+
+    def _file(self, split: Split) -> Path | None:
+        """None holds one split alone."""
+        return None
 
     def _numbered(self, split: Split) -> list[tuple[int, Record]]:
         return [(int(row["task_id"]), row) for row in self.tasks if int(row["task_id"]) in IDS[split]]

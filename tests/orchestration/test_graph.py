@@ -7,9 +7,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from assets.stage_asset import planned
 from si_dagster.definitions import definitions
 from si_dagster.plan import TRUTH_STAGES, Plan
-from si_dagster.study import load_study
+from si_dagster.study import Study, load_study, parse_study
+from si_dagster.tasks.base import TaskDataError
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = load_study(ROOT / "studies" / "quickstart.yaml")
@@ -152,3 +154,54 @@ def test_the_code_location_loads_quickly_and_without_torch(tmp_path: Path) -> No
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def custom_study(folder: Path, **splits: object) -> Study:
+    """A study on a local file in that folder."""
+    options = {
+        "path": str(folder / "rows.jsonl"),
+        "grader": "number",
+        "columns": {"question": "q", "reference": "a"},
+    }
+    data = {
+        "name": "local",
+        "tasks": [{"name": "custom", "options": options}],
+        "models": [{"name": "pico", "pretrain": {}, "prompt_style": "text"}],
+        "splits": {"train": 4, "eval": 2, **splits},
+    }
+    return parse_study(data, "local.yaml")
+
+
+def write_rows(folder: Path, last: int) -> None:
+    folder.mkdir(exist_ok=True)
+    rows = [f'{{"q": "How much are {i} and {i} together?", "a": "{2 * i}"}}' for i in range(20)]
+    (folder / "rows.jsonl").write_text("\n".join([*rows, f'{{"q": "And now?", "a": "{last}"}}']))
+
+
+def test_local_data_counts_by_its_bytes_and_not_by_its_place(tmp_path: Path) -> None:
+    """An edited file makes prompts stale; the same bytes elsewhere do not."""
+    write_rows(tmp_path / "here", last=1)
+    write_rows(tmp_path / "there", last=1)
+    here, there = (planned(custom_study(tmp_path / place)) for place in ("here", "there"))
+    prompts = next(a for a in here.nodes if a.stage == "prompts")
+    assert {a: here.fingerprint(a) for a in here.nodes} == {a: there.fingerprint(a) for a in there.nodes}
+    write_rows(tmp_path / "there", last=22)
+    edited = planned(custom_study(tmp_path / "there"))
+    assert edited.fingerprint(prompts) != here.fingerprint(prompts)
+    changed = [
+        key for key in here.recipe(prompts) if here.recipe(prompts)[key] != edited.recipe(prompts)[key]
+    ]
+    assert changed == ["task.options.data_digest"]
+    (tmp_path / "there" / "rows.jsonl").unlink()
+    with pytest.raises(TaskDataError, match=r"no file .*rows\.jsonl"):
+        planned(custom_study(tmp_path / "there"))
+
+
+def test_training_prompts_are_dealt_by_iteration_unless_the_study_keeps_them(tmp_path: Path) -> None:
+    write_rows(tmp_path, last=1)
+    for fresh, kept in ((True, False), (False, True)):
+        plan = planned(custom_study(tmp_path, fresh_train=fresh))
+        first, second = (
+            plan.fingerprint(plan.address("prompts", t, ("pico", "custom"), "train")) for t in (0, 1)
+        )
+        assert (first == second) == kept

@@ -5,6 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from si_dagster.stages.prompts import num_dealt_before
 from si_dagster.tasks.base import Task, TaskDataError, TaskRow
 from si_dagster.tasks.catalogue import load_task
 from si_dagster.tasks.hygiene import contaminated, distinct, near_duplicates
@@ -32,6 +33,23 @@ def test_rows_are_distinct_stable_and_nested(task):
     assert rows != task.rows("eval", 50, seed=4)
     with pytest.raises(TaskDataError, match="ask for fewer"):
         task.rows("eval", 10**6, seed=0)
+
+
+def test_iterations_are_dealt_disjoint_rows_while_the_pool_lasts(task):
+    pool = task.pool_size("train")
+    num_rows = pool * 2 // 5  # two hands fit, the third holds what is left and some old rows
+    hands = [{row.prompt_id for row in task.dealt_rows("train", num_rows, 0, deal)} for deal in range(5)]
+    assert [row.prompt_id for row in task.dealt_rows("train", num_rows, 0, 0)] == [
+        row.prompt_id for row in task.rows("train", num_rows, 0)
+    ]
+    assert all(len(hand) == num_rows for hand in hands)
+    assert hands[0].isdisjoint(hands[1])
+    first_two = hands[0] | hands[1]
+    assert len(hands[2] - first_two) == pool - 2 * num_rows
+    assert len(hands[2] & first_two) == num_dealt_before(task, "train", num_rows, 2) > 0
+    assert num_dealt_before(task, "train", num_rows, 1) == 0
+    # Five hands of two fifths are two whole shuffles, less what is left of the pool by rounding.
+    assert len(set().union(*hands)) == pool
 
 
 def test_splits_share_no_near_duplicate(task):
