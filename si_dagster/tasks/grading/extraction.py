@@ -20,13 +20,17 @@ class Extraction(NamedTuple):
     rule: str
 
 
-_ECHO = re.compile(
+_ECHO_LINE = re.compile(
     r"\n[ \t]*(?:[#>*_]+[ \t]*)?"
     r"(?:Question|Problem|Q|Exercise|Example|User|Human|Instruction|Student|Input|Passage)"
     r"(?:[ \t]*#?\d+)?[ \t]*(?:\*\*)?[ \t]*[:.)](?!\d)"
-    r"|<\|(?:im_end|endoftext|eot_id|end_of_text|user|im_start|start_header_id|end)\|>|</s>|<eos>|<end_of_turn>"
+)
+_ECHO_TOKEN = re.compile(
+    r"<\|(?:im_end|endoftext|eot_id|end_of_text|user|im_start|start_header_id|end)\|>|</s>|<eos>|<end_of_turn>"
     r"|\[/?INST\]|I hope (?:it|this) is correct\.?"
 )
+_TOKEN_SIGNS = ("<", "INST]", "I hope")
+"""One of them is in every match of `_ECHO_TOKEN`; looked for first, since most completions have none."""
 _MARK = re.compile(r"\\boxed|####|\banswer\b", re.IGNORECASE)
 _RETRACTION = re.compile(
     r"\b(?:wait|actually|correction|mistake|sorry|apologi[sz]e|incorrect|"
@@ -85,7 +89,10 @@ def answer_part(text: str) -> str:
     >>> answer_part("#### 18\n\nQuestion: Tom has 3 pens.\nAnswer: #### 7")
     '#### 18\n'
     """
-    for match in _ECHO.finditer(text):
+    echoes = [*_ECHO_LINE.finditer(text)]
+    if any(sign in text for sign in _TOKEN_SIGNS):
+        echoes = sorted([*echoes, *_ECHO_TOKEN.finditer(text)], key=re.Match.start)
+    for match in echoes:
         before = text[: match.start()]
         numbered = match[0].rstrip(" \t:.)*")[-1:].isdigit()
         if before.strip() and (not numbered or _MARK.search(before)):
@@ -153,7 +160,8 @@ def _boxed_number(part: str) -> Extraction | None:
 
 def _statements(part: str) -> list[re.Match[str]]:
     """Where the text says what the answer is."""
-    return [*_IS.finditer(part)] if any(word in part for word in _SAYS) else []
+    places = [place for word in _SAYS if (place := part.find(word)) >= 0]
+    return [*_IS.finditer(part, max(0, min(places) - 1))] if places else []
 
 
 def _said_number(part: str) -> Extraction | None:

@@ -119,9 +119,9 @@ class _PairGrader:
         """One grade a row; see `Grader`."""
         flexible, strict = self.flexible, self.strict
         # Samples of one prompt repeat themselves, so all that follows is done once for each distinct row.
+        read = {text: (flexible(text), strict(text)) for text in set(completions)}
         found = [
-            (reference, flexible(text), strict(text))
-            for reference, text in zip(references, completions, strict=True)
+            (reference, *read[text]) for reference, text in zip(references, completions, strict=True)
         ]
         distinct = set(found)
         golds = {reference: self.read_reference(reference) for reference, _, _ in distinct}

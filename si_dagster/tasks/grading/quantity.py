@@ -8,6 +8,7 @@ pi are left to math-verify.
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 _GROUPED = r"\d{1,3}(?:,\d{3})+"
 _DECIMAL = rf"(?:{_GROUPED}|\d+)?\.\d+|(?:{_GROUPED}|\d+)\.?"
@@ -56,6 +57,7 @@ class Quantity:
         return str(self.value)
 
 
+@lru_cache(maxsize=100_000)
 def parse_quantity(text: str) -> Quantity | None:
     r"""The number that the whole text is, or `None` where it is anything else.
 
@@ -94,7 +96,9 @@ def parse_quantity(text: str) -> Quantity | None:
 def _plain(match: re.Match[str], percent: bool) -> Quantity:
     sign, digits, exponent = match.groups()
     digits = digits.replace(",", "")
-    value = Fraction(digits.removesuffix(".")) * (Fraction(10) ** int(exponent) if exponent else 1)
+    value = Fraction(int(digits)) if digits.isdecimal() else Fraction(digits.removesuffix("."))
+    if exponent:
+        value *= Fraction(10) ** int(exponent)
     return Quantity(-value if sign == "-" else value, percent, len(digits.partition(".")[2]))
 
 
