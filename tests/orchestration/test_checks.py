@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from conftest import MINI
 
-from assets.checks import graders_work, no_evaluation_prompt_in_training_rows
+from assets.checks import gap_is_open, graders_work, no_evaluation_prompt_in_training_rows
 from assets.stage_asset import partitions
 from resources.store import StoreResource
 from si_dagster.plan import Plan
@@ -36,7 +36,9 @@ def evaluate(check: dg.AssetChecksDefinition, home: Path) -> dg.AssetCheckEvalua
     ).resolve_implicit_global_asset_job_def()
     with dg.DagsterInstance.ephemeral() as instance:
         done = loaded.execute_in_process(
-            instance=instance, partition_key=dg.MultiPartitionKey({"model": "pico", "task": "sudoku4"})
+            instance=instance,
+            partition_key=dg.MultiPartitionKey({"model": "pico", "task": "sudoku4"}),
+            raise_on_error=False,  # a blocking check that fails ends the run
         )
     (found,) = done.get_asset_check_evaluations()
     return found
@@ -69,6 +71,23 @@ def test_a_real_run_ran_both_checks_and_they_passed(finished: Path, monkeypatch:
             assert record.event is not None
             evaluation = record.event.dagster_event.asset_check_evaluation_data  # type: ignore[union-attr]
             assert evaluation.passed, evaluation.description
+
+
+def test_a_gap_that_no_prompt_has_closes_the_gate(home: Path) -> None:
+    plan = Plan(load_study(MINI))
+    check = gap_is_open(plan, 0)
+    assert "interval from" in (evaluate(check, home).description or "")
+    address = plan.address("gap_metrics", 0, CELL, "eval")
+    table = Store(home).require(address).read()
+    replace(
+        plan,
+        home,
+        address,
+        table.with_columns(pl.lit(None, pl.Float64).alias(c) for c in ("gap", "gap_low", "gap_high")),
+    )
+    found = evaluate(check, home)
+    assert not found.passed
+    assert "the verifier left nothing" in (found.description or "")
 
 
 def test_a_failing_grader_is_told_above_the_bound(home: Path) -> None:
