@@ -5,7 +5,6 @@ It starts, watches and sums up runs. What a run computes is in `assets`; where i
 
 import json
 import os
-import shutil
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from si_dagster.analysis.table import shown_rows
 from si_dagster.console import progress_logger
 from si_dagster.core.fingerprint import drift
 from si_dagster.definitions import definitions, find_studies, kept_copies, readable_studies
+from si_dagster.instance import open_instance, session
 from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store
 from si_dagster.store.atomic import write_bytes
@@ -31,8 +31,6 @@ from si_dagster.store.errors import CorruptArtifact, RecipeDrift
 from si_dagster.store.integrity import BEGIN, MANIFEST
 from si_dagster.store.layout import Address, default_home
 from si_dagster.study import BASE, SELF, Study, StudyError, load_study
-
-INSTANCE_CONFIG = Path(__file__).parent.parent / "dagster.yaml"
 
 
 @dataclass
@@ -96,16 +94,6 @@ def find_study(study: str, overrides: list[str]) -> Study:
     return known[study]
 
 
-def open_instance(home: Path) -> dg.DagsterInstance:
-    """The Dagster instance of a home folder, made on first use; the UI opens the same."""
-    folder = home / "dagster"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "dagster.yaml").exists():
-        shutil.copyfile(INSTANCE_CONFIG, folder / "dagster.yaml")
-    os.environ["DAGSTER_HOME"] = str(folder)
-    return dg.DagsterInstance.get()
-
-
 def run_study(
     study: Study,
     store: StoreResource | None = None,
@@ -127,7 +115,11 @@ def run_study(
     if not store.supersede:
         refuse_other_recipe(planned(study), store.store)
     outcome = Outcome(study.name)
-    with open_instance(store.path) as instance, progress_logger(quiet) as loggers:
+    with (
+        open_instance(store.path) as instance,
+        session(instance, store.path) as tags,
+        progress_logger(quiet) as loggers,
+    ):
         graph = definitions([study], store, engine)
         bound = dg.Definitions.merge(graph, dg.Definitions(loggers=loggers))
         job = bound.resolve_job_def(job_name(study.name, "all_iterations"))
@@ -140,11 +132,12 @@ def run_study(
                 asset_selection=selection,
                 raise_on_error=False,
                 run_config={"loggers": {"console": {}}},
+                tags=tags,
             )
             outcome.failures += _failures(result)
         plan = planned(study)
         if _measured(plan, store.store):
-            _report(bound, study, instance)
+            _report(bound, study, instance, tags)
             metrics = study_metrics(plan, store.store)
             outcome.stopped = stop_reason(plan, metrics)
             # After a failure what is stored may be of another recipe, or of fewer iterations: not a result.
@@ -217,11 +210,11 @@ def _measured(plan: Plan, store: Store) -> bool:
     return any(a.stage == "gap_metrics" and store.manifest(a) for a in plan.nodes)
 
 
-def _report(bound: dg.Definitions, study: Study, instance: dg.DagsterInstance) -> None:
+def _report(bound: dg.Definitions, study: Study, instance: dg.DagsterInstance, tags: dict[str, str]) -> None:
     report = asset_key(study, "report", None)
     graph = bound.resolve_implicit_global_asset_job_def()
     graph.execute_in_process(
-        instance=instance, asset_selection=[report], run_config={"loggers": {"console": {}}}
+        instance=instance, asset_selection=[report], run_config={"loggers": {"console": {}}}, tags=tags
     )
 
 

@@ -10,8 +10,8 @@ from conftest import MINI
 from assets.checks import gap_is_open, graders_work, no_evaluation_prompt_in_training_rows
 from assets.stage_asset import partitions
 from resources.store import StoreResource
+from si_dagster.instance import open_instance
 from si_dagster.plan import Plan
-from si_dagster.runs import open_instance
 from si_dagster.stages.hygiene import training_hygiene
 from si_dagster.store.artifacts import Store
 from si_dagster.store.layout import Address

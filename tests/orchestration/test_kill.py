@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 from conftest import CLI, MINI, ROOT, environment, run_cli
 
+from si_dagster.instance import open_instance
+
 CELL = "pico|sudoku4"
 ITERATION = Path("data") / "mini" / "iteration_0"
 RUN = ("run", str(MINI), "--chunk-prompts", "4")
@@ -49,8 +51,16 @@ def tables(home: Path) -> dict[str, pl.DataFrame]:
     }
 
 
+def run_statuses(home: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    monkeypatch.setenv("DAGSTER_HOME", "")  # open_instance sets it; this puts it back
+    with open_instance(home) as instance:
+        return {run.status.value for run in instance.get_runs()}
+
+
 @pytest.mark.timeout(900)
-def test_killed_four_times_the_study_ends_as_if_never_broken(finished: Path, tmp_path: Path) -> None:
+def test_killed_four_times_the_study_ends_as_if_never_broken(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "home"
     generations = home / ITERATION / "generations" / CELL / "train"
     verifications = home / ITERATION / "verifications" / CELL / "train.multiple_choice"
@@ -80,6 +90,7 @@ def test_killed_four_times_the_study_ends_as_if_never_broken(finished: Path, tmp
     assert ours.keys() == unbroken.keys()
     for name, table in unbroken.items():
         assert ours[name].equals(table), name
+    assert run_statuses(home, monkeypatch) == {"SUCCESS", "FAILURE"}, "a killed run is shown as running"
     gap = [run_cli(folder, "gap", "mini", "--json").stdout for folder in (home, finished)]
     assert gap[0] == gap[1] != ""
 

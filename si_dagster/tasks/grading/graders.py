@@ -120,9 +120,7 @@ class _PairGrader:
         flexible, strict = self.flexible, self.strict
         # Samples of one prompt repeat themselves, so all that follows is done once for each distinct row.
         read = {text: (flexible(text), strict(text)) for text in set(completions)}
-        found = [
-            (reference, *read[text]) for reference, text in zip(references, completions, strict=True)
-        ]
+        found = [(reference, *read[text]) for reference, text in zip(references, completions, strict=True)]
         distinct = set(found)
         golds = {reference: self.read_reference(reference) for reference, _, _ in distinct}
         pairs = {
