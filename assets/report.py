@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from si_dagster.analysis.cost import artifact_costs, shown_costs, summed_costs
 from si_dagster.analysis.plots import iteration_chart, to_markdown
 from si_dagster.analysis.report import html_report
 from si_dagster.analysis.table import markdown_table, shown_rows
@@ -29,7 +30,9 @@ def materialize(plan: Plan, store: Store) -> dg.MaterializeResult:
     stopped = stop_reason(plan, metrics)
     path = store.home / "reports" / f"{plan.study.name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, html_report(study, metrics, stopped).encode())
+    manifests = (m for a in plan.nodes if (m := store.manifest(a)) is not None)
+    costs = summed_costs(artifact_costs(manifests), ("iteration", "stage"), plan.study.price)
+    write_bytes(path, html_report(study, metrics, stopped, shown_costs(costs)).encode())
     table = markdown_table(shown_rows(metrics))
     metadata: dict[str, Any] = {
         "path": dg.MetadataValue.path(path),

@@ -5,6 +5,7 @@ was begun is continued, one of another recipe is refused unless the run may supe
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -213,8 +214,9 @@ def _materialize_part(
         inputs=inputs,
         supersede=store_resource.supersede,
     ) as writer:
-        run = StageRun(context, plan, node, store, writer, engine, trainer)
+        run, began = StageRun(context, plan, node, store, writer, engine, trainer), time.monotonic()
         metadata = stage.materialize(run)
+        metadata["wall_seconds"] = time.monotonic() - began
         manifest = writer.commit(
             metadata=metadata,
             dagster_run_id=context.run_id,

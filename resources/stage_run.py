@@ -6,7 +6,7 @@ cannot be reached from here, ground truth least of all.
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from resources.cost_meter import CostMeter
 from resources.engine import EngineResource
 from resources.trainer import TrainerResource
-from si_dagster.engines.base import Engine, Usage
+from si_dagster.engines.base import Engine
 from si_dagster.plan import Node, Plan
 from si_dagster.stages.base_checkpoint import checkpoint_folder
 from si_dagster.store.artifacts import Artifact, Store, Writer
@@ -47,6 +48,7 @@ class StageRun:
     ) -> None:
         self.context, self.plan, self.node, self.writer = context, plan, node, writer
         self._store, self._engine, self._trainer = store, engine, trainer
+        self._meter: CostMeter | None = None
 
     @property
     def study(self) -> Study:
@@ -109,11 +111,11 @@ class StageRun:
 
     @contextmanager
     def engine_cost(self, role: str) -> Iterator[tuple[Engine, dict[str, Any]]]:
-        """An engine, and a dict that holds what it cost once the block ends: tokens, seconds, FLOPs."""
+        """An engine, and a dict that holds what the artifact cost once the block ends; see `CostMeter`."""
         engine, cost = self.engine(role), {}
-        before = engine.usage()
+        self._meter = CostMeter(engine, self.writer.staging_dir / "cost.json")
         yield engine, cost
-        cost |= _cost(before, engine.usage())
+        cost |= self._meter.cost()
 
     @property
     def chunk_prompts(self) -> int:
@@ -145,38 +147,41 @@ class StageRun:
     def progress(self, total: int, unit: str, done: int = 0) -> Iterator["Progress"]:
         """Tell the run how far it is, every few seconds and at the end."""
         part = f" {self.node.address.part}" if self.node.address.part else ""
-        tracker = Progress(self.context, f"{self.node.address.stage}{part}", total, unit, done)
+        meter = self._meter
+        tracker = Progress(
+            self.context,
+            f"{self.node.address.stage}{part}",
+            total,
+            unit,
+            done,
+            on_advance=meter.save if meter else None,
+        )
         yield tracker
         tracker.tell()
-
-
-def _cost(before: Usage, after: Usage) -> dict[str, Any]:
-    """What an engine did between two readings; a forward pass is 2 N FLOPs a token."""
-    prompt = after.prompt_tokens - before.prompt_tokens
-    completion = after.completion_tokens - before.completion_tokens
-    cached = after.cached_tokens - before.cached_tokens
-    seconds = after.seconds - before.seconds
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "cached_tokens": cached,
-        "engine_seconds": seconds,
-        "tokens_per_second": (prompt + completion) / seconds if seconds else 0.0,
-        "flops": 2.0 * after.num_parameters * (prompt - cached + completion),
-    }
 
 
 class Progress:
     """Counts done units and logs `label: done/total unit (share), rate, time left`."""
 
-    def __init__(self, context: Any, label: str, total: int, unit: str, done: int) -> None:
+    def __init__(
+        self,
+        context: Any,
+        label: str,
+        total: int,
+        unit: str,
+        done: int,
+        on_advance: Callable[[], None] | None = None,
+    ) -> None:
         self._context, self._label, self._total, self._unit = context, label, total, unit
+        self._on_advance = on_advance
         self._done, self._first, self._start = done, done, time.monotonic()
         self._told = self._start
 
     def advance(self, count: int) -> None:
         """`count` more units are done."""
         self._done += count
+        if self._on_advance is not None:
+            self._on_advance()
         if time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
             self.tell()
 

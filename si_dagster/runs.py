@@ -19,6 +19,7 @@ from assets.report import stop_reason, study_metrics
 from assets.stage_asset import asset_key, planned
 from resources.engine import EngineResource
 from resources.store import StoreResource
+from si_dagster.analysis.cost import artifact_costs
 from si_dagster.analysis.table import shown_rows
 from si_dagster.console import progress_logger
 from si_dagster.core.fingerprint import drift
@@ -291,6 +292,19 @@ def stored_metrics(study: str, overrides: list[str]) -> pl.DataFrame:
             f"nothing of {name!r} is measured in {home}; measured: {', '.join(measured) or 'none'}"
         )
     return pl.concat([study_metrics(Plan(found), store) for found in wanted])
+
+
+def stored_costs(study: Study) -> list[dict[str, Any]]:
+    """What every complete artifact of a study cost, upstream first.
+
+    Raises:
+        StudyError: If there is none.
+    """
+    store = Store(default_home())
+    costs = artifact_costs(m for a in Plan(study).nodes if (m := store.manifest(a)) is not None)
+    if not costs:
+        raise StudyError(f"nothing of {study.name!r} is materialized in {store.home}: run it first")
+    return costs
 
 
 def _ran_studies(home: Path) -> list[Study]:

@@ -224,6 +224,16 @@ class StopSpec(Spec):
     """The lower end of the gap's interval must be above this, or the next iteration does not start."""
 
 
+class PriceSpec(Spec):
+    """Dollars, for `si-dagster cost`; no number but those depends on it."""
+
+    per_hour: float = Field(default=0.0, ge=0)
+    """Of an engine or a trainer at work."""
+    per_gpu_hour: float = Field(default=0.0, ge=0)
+    per_million_prompt_tokens: float = Field(default=0.0, ge=0)
+    per_million_completion_tokens: float = Field(default=0.0, ge=0)
+
+
 class AnalysisSpec(Spec):
     """Conventions of the estimators."""
 
@@ -258,6 +268,7 @@ class Study(Spec):
     """Updates of the policy. The policy after the last one is measured too, as `iteration_<iterations>`."""
     stop: StopSpec = StopSpec()
     analysis: AnalysisSpec = AnalysisSpec()
+    price: PriceSpec | None = None
 
     @field_validator("name")
     @classmethod

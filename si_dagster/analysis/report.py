@@ -50,13 +50,16 @@ def _sentence(subject: str, row: dict[str, Any], name: str) -> str:
     return f"{subject} is {value:+.3f} [{low:+.3f}, {high:+.3f}], {verdict}."
 
 
-def html_report(study: dict[str, Any], metrics: pl.DataFrame, stopped: str | None) -> str:
+def html_report(
+    study: dict[str, Any], metrics: pl.DataFrame, stopped: str | None, costs: list[dict[str, str]]
+) -> str:
     """The page.
 
     Args:
         study: The study as plain data.
         metrics: Columns as the schema of `gap_metrics`; whatever iterations there are.
         stopped: Why the loop ended before its last iteration, if it did.
+        costs: As `cost.shown_costs` returns, by iteration and stage.
     """
     confidence = study["analysis"]["confidence"]
     parts = [
@@ -68,6 +71,7 @@ def html_report(study: dict[str, Any], metrics: pl.DataFrame, stopped: str | Non
         "<h2>What the intervals allow to say</h2><ul>",
         *[f"<li>{html.escape(sentence)}</li>" for sentence in findings(metrics)],
         "</ul><h2>Training prompts</h2>" + _table(shown_rows(metrics, "train")),
+        "<h2>Cost</h2>" + _table(costs),
         f"<h2>The study</h2><pre>{html.escape(yaml.safe_dump(study, sort_keys=False))}</pre>",
     ]
     title = html.escape(study["name"])

@@ -74,6 +74,10 @@ class Usage:
     seconds: float = 0.0
     """Wall seconds inside engine calls, start-up not counted."""
     num_parameters: int = 0
+    num_gpus: int = 0
+    """Accelerators the policy is spread over; 0 on a CPU."""
+    peak_memory_bytes: int = 0
+    """Largest resident size of the engine process so far; told by the process it runs in, else 0."""
     extra: dict[str, float] = field(default_factory=dict)
 
 

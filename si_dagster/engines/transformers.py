@@ -81,7 +81,10 @@ class TransformersEngine:
         self.max_batch_tokens = max_batch_tokens or affordable_tokens(config, self._model.dtype, self.device)
         self._stop_rules: dict[tuple[str, ...], StopRule] = {}
         self._continuations: dict[tuple[str, str], np.ndarray] = {}
-        self._usage = Usage(num_parameters=sum(p.numel() for p in self._model.parameters()))
+        self._usage = Usage(
+            num_parameters=sum(p.numel() for p in self._model.parameters()),
+            num_gpus=int(self.device.type == "cuda"),
+        )
 
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Completion]]:
         """See `Engine.generate`; completions also end where the context window does (`length`)."""

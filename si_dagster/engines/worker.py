@@ -6,9 +6,11 @@ Standard output stays free for what libraries print. It trusts its pipe: both en
 
 import os
 import pickle
+import resource
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from multiprocessing.connection import Connection
 
 from si_dagster.engines.base import Engine, EngineError, Usage
@@ -37,8 +39,13 @@ def serve(pipe: Connection) -> None:
             failure = str(error)
         except Exception as error:
             failure = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-        usage = Usage() if engine is None else engine.usage()
+        usage = Usage() if engine is None else replace(engine.usage(), peak_memory_bytes=_peak_memory())
         pipe.send_bytes(pickle.dumps((failure, result, usage), protocol=pickle.HIGHEST_PROTOCOL))
+
+
+def _peak_memory() -> int:
+    """Bytes; Linux counts in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:

@@ -48,6 +48,21 @@ CREATE TABLE runs (
 );
 """
 
+COSTS_VIEW = """
+CREATE OR REPLACE VIEW costs AS SELECT
+    study, iteration, stage, model, task, part, artifact_id, num_rows,
+    (metadata->>'$.prompt_tokens')::BIGINT AS prompt_tokens,
+    (metadata->>'$.completion_tokens')::BIGINT AS completion_tokens,
+    (metadata->>'$.cached_tokens')::BIGINT AS cached_tokens,
+    coalesce(metadata->>'$.engine_seconds', metadata->>'$.seconds')::DOUBLE AS model_seconds,
+    (metadata->>'$.gpu_seconds')::DOUBLE AS gpu_seconds,
+    coalesce(metadata->>'$.flops', metadata->>'$.pretraining_flops')::DOUBLE AS flops,
+    (metadata->>'$.peak_memory_bytes')::BIGINT AS peak_memory_bytes,
+    (metadata->>'$.wall_seconds')::DOUBLE AS wall_seconds
+FROM artifacts WHERE superseded_at IS NULL
+"""
+"""What each artifact in force cost; see `analysis.cost`."""
+
 _RUNS = """
 DELETE FROM runs;
 INSERT INTO runs
@@ -380,7 +395,7 @@ def _insert_rows(connection: duckdb.DuckDBPyConnection, table: str, rows: list[M
 def _views(connection: duckdb.DuckDBPyConnection, home: Path) -> list[str]:
     """Statements that make all views over the artifacts the catalogue now knows."""
     views = [_rows_view(connection, home, table) for table in TABLES.values() if table.view != "metrics"]
-    return [*views, _training_rows_view(connection, home)]
+    return [*views, _training_rows_view(connection, home), COSTS_VIEW]
 
 
 def _rows_view(connection: duckdb.DuckDBPyConnection, home: Path, table: TableStage) -> str:

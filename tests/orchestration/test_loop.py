@@ -103,6 +103,22 @@ def test_a_closed_gap_stops_the_loop_visibly(home: Path) -> None:
     assert "The loop stopped" in Path(outcome["report"]).read_text()
 
 
+def test_what_it_cost_is_told_and_can_be_asked_in_sql(finished: Path) -> None:
+    costs = json.loads(run_cli(finished, "cost", str(MINI), "--json").stdout)
+    stages = {(row["iteration"], row["stage"]): row for row in costs["stages"]}
+    for stage in ("generations", "verifications", "checkpoint"):
+        assert stages[0, stage]["flops"] > 0
+        assert stages[0, stage]["wall_seconds"] >= stages[0, stage]["model_seconds"] > 0
+    assert stages[0, "generations"]["peak_memory_bytes"] > 1e8
+    assert stages[None, "base_checkpoint"]["flops"] > 0
+    assert {row["iteration"] for row in costs["accepted_rows"]} == {0, 1}
+    with duckdb.connect(str(finished / "lineage.duckdb"), read_only=True) as lineage:
+        rows = lineage.sql("select artifact_id, flops from costs where stage = 'generations'").fetchall()
+    assert dict(rows) == {
+        row["artifact"]: row["flops"] for row in costs["artifacts"] if row["stage"] == "generations"
+    }
+
+
 def test_a_seed_makes_a_replicate_beside_the_first(home: Path) -> None:
     rows = json.loads(run_cli(home, "status", str(MINI), "seed=1", "--json").stdout)
     assert {row["artifact"].partition("/")[0] for row in rows} == {"mini__seed_1"}

@@ -1,0 +1,59 @@
+"""What an artifact costs its engine, over every run that worked on it.
+
+Saved with each chunk, so that a run that is killed takes at most the cost of its last chunk with it. It
+counts the engine alone: training tells its own numbers, and grading and weighting are not metered.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from si_dagster.engines.base import Engine, Usage
+from si_dagster.store.atomic import write_json
+
+SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "engine_seconds", "gpu_seconds", "flops")
+
+
+class CostMeter:
+    """The cost so far.
+
+    Args:
+        engine: What is metered, from now on.
+        file: Where the cost is kept until the artifact is whole; what lies there is carried on.
+    """
+
+    def __init__(self, engine: Engine, file: Path) -> None:
+        self._engine, self._file, self._before = engine, file, engine.usage()
+        self._earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    def cost(self) -> dict[str, Any]:
+        """Tokens, seconds, FLOPs (2 N a token that is computed), peak bytes of the engine process."""
+        usage = self._engine.usage()
+        spent = _spent(self._before, usage)
+        total = {name: spent[name] + self._earlier.get(name, 0) for name in SUMMED}
+        tokens, seconds = total["prompt_tokens"] + total["completion_tokens"], total["engine_seconds"]
+        peak = max(usage.peak_memory_bytes, self._earlier.get("peak_memory_bytes", 0))
+        return {
+            **total,
+            "tokens_per_second": tokens / seconds if seconds else 0.0,
+            "peak_memory_bytes": peak,
+        }
+
+    def save(self) -> None:
+        """Keep the cost so far, for the run that finishes the artifact."""
+        write_json(self._file, self.cost())
+
+
+def _spent(before: Usage, after: Usage) -> dict[str, Any]:
+    prompt = after.prompt_tokens - before.prompt_tokens
+    completion = after.completion_tokens - before.completion_tokens
+    cached = after.cached_tokens - before.cached_tokens
+    seconds = after.seconds - before.seconds
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "cached_tokens": cached,
+        "engine_seconds": seconds,
+        "gpu_seconds": seconds * after.num_gpus,
+        "flops": 2.0 * after.num_parameters * (prompt - cached + completion),
+    }

@@ -1,0 +1,166 @@
+"""What a study cost: tokens, seconds, FLOPs and memory, per artifact, iteration and accepted training row.
+
+Read from the manifests, which carry what engines and trainers told. It measures nothing, and stages that run
+no model (grading, weighting, metrics) have wall seconds alone.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from si_dagster.store.manifest import Manifest
+from si_dagster.study import PriceSpec
+
+COUNTED = ("prompt_tokens", "completion_tokens", "cached_tokens", "model_seconds", "gpu_seconds", "flops")
+"""Quantities that add up; `model_seconds` are inside an engine or a trainer."""
+MILLION = 1e6
+SECONDS_AN_HOUR = 3600.0
+
+
+def artifact_costs(manifests: Iterable[Manifest]) -> list[dict[str, Any]]:
+    """One row an artifact; `None` where a stage has no such quantity."""
+    return [_artifact_cost(manifest) for manifest in manifests]
+
+
+def _artifact_cost(manifest: Manifest) -> dict[str, Any]:
+    address, told = manifest.address, manifest.metadata
+    flops = told.get("flops", told.get("pretraining_flops"))
+    seconds = told.get("engine_seconds", told.get("seconds") if flops is not None else None)
+    return {
+        "artifact": manifest.artifact_id,
+        "iteration": address.iteration,
+        "stage": address.stage,
+        "model": address.model,
+        "task": address.task,
+        "part": address.part,
+        "num_rows": manifest.num_rows,
+        **{name: told.get(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens")},
+        "model_seconds": seconds,
+        "gpu_seconds": told.get("gpu_seconds"),
+        "flops": flops,
+        "peak_memory_bytes": told.get("peak_memory_bytes"),
+        "wall_seconds": told.get("wall_seconds"),
+    }
+
+
+def summed_costs(
+    costs: Sequence[dict[str, Any]], by: Sequence[str], price: PriceSpec | None = None
+) -> list[dict[str, Any]]:
+    """Costs added up over equal values of some columns, in the order they first appear.
+
+    Args:
+        costs: As `artifact_costs` returns.
+        by: Columns to keep, e.g. iteration and stage.
+        price: Adds a column `dollars`.
+    """
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for cost in costs:
+        groups.setdefault(tuple(cost[name] for name in by), []).append(cost)
+    return [
+        {**dict(zip(by, key, strict=True)), **_sum(rows, price)}
+        for key, rows in sorted(groups.items(), key=lambda item: _order(item[0]))
+    ]
+
+
+def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The base before iteration 0; stages stay in the order of the plan."""
+    return tuple(-1 if value is None else value for value in key if value is None or isinstance(value, int))
+
+
+def _sum(rows: Sequence[dict[str, Any]], price: PriceSpec | None) -> dict[str, Any]:
+    total: dict[str, Any] = {name: _total(row[name] for row in rows) for name in (*COUNTED, "wall_seconds")}
+    peaks = [row["peak_memory_bytes"] for row in rows if row["peak_memory_bytes"] is not None]
+    total["peak_memory_bytes"] = max(peaks, default=None)
+    if price is not None:
+        total["dollars"] = dollars(total, price)
+    return total
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def dollars(cost: dict[str, Any], price: PriceSpec) -> float:
+    """Hours and tokens at the study's price; a quantity that was not told costs nothing.
+
+    Examples:
+        Half an hour at 3 an hour, and two million tokens at 1 a million.
+
+        >>> price = PriceSpec(per_hour=3, per_million_completion_tokens=1)
+        >>> dollars({"model_seconds": 1800, "completion_tokens": 2e6}, price)
+        3.5
+    """
+    terms = (
+        ("model_seconds", price.per_hour / SECONDS_AN_HOUR),
+        ("gpu_seconds", price.per_gpu_hour / SECONDS_AN_HOUR),
+        ("prompt_tokens", price.per_million_prompt_tokens / MILLION),
+        ("completion_tokens", price.per_million_completion_tokens / MILLION),
+    )
+    return sum((cost.get(name) or 0.0) * rate for name, rate in terms)
+
+
+def costs_per_accepted_row(
+    costs: Sequence[dict[str, Any]], price: PriceSpec | None = None
+) -> list[dict[str, Any]]:
+    """What one training row cost, per iteration, model and task.
+
+    Everything made of training prompts counts (generating, grading, verifying, weighting); training on the
+    rows and measuring on held-out prompts does not.
+    """
+    rows = []
+    for kept in (cost for cost in costs if cost["stage"] == "filtered_set" and cost["num_rows"]):
+        cell = {name: kept[name] for name in ("iteration", "model", "task")}
+        spent = [
+            cost
+            for cost in costs
+            if all(cost[name] == value for name, value in cell.items()) and _makes_training_rows(cost)
+        ]
+        total = _sum(spent, price)
+        per_row = {name: None if v is None else v / kept["num_rows"] for name, v in total.items()}
+        per_row.pop("peak_memory_bytes")
+        rows.append({**cell, "num_training_rows": kept["num_rows"], **per_row})
+    return rows
+
+
+def _makes_training_rows(cost: dict[str, Any]) -> bool:
+    of_train = (cost["part"] or "train").partition(".")[0] == "train"
+    return of_train and cost["stage"] in (
+        "prompts",
+        "generations",
+        "utilities",
+        "verifications",
+        "filtered_set",
+    )
+
+
+HEADINGS = {
+    "model_seconds": ("model s", "{:,.1f}"),
+    "wall_seconds": ("wall s", "{:,.1f}"),
+    "gpu_seconds": ("GPU s", "{:,.1f}"),
+    "prompt_tokens": ("tokens in", "{:,.0f}"),
+    "cached_tokens": ("of them cached", "{:,.0f}"),
+    "completion_tokens": ("tokens out", "{:,.0f}"),
+    "flops": ("FLOPs", "{:.3g}"),
+    "peak_memory_bytes": ("peak GB", "{:.2f}"),
+    "dollars": ("$", "{:,.4f}"),
+}
+"""Quantity -> heading and format of the table a person reads."""
+
+
+def shown_costs(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows as text; quantities that no row has are left out."""
+    known = [name for name in HEADINGS if any(row.get(name) is not None for row in rows)]
+    labels = [name for name in rows[0] if name not in HEADINGS] if rows else []
+    return [
+        {
+            **{name: "-" if row[name] is None else str(row[name]) for name in labels},
+            **{HEADINGS[name][0]: _shown(name, row.get(name)) for name in known},
+        }
+        for row in rows
+    ]
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return HEADINGS[name][1].format(value / 1e9 if name == "peak_memory_bytes" else value)
