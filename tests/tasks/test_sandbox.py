@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from si_dagster.tasks.grading import sandbox
 from si_dagster.tasks.grading.code_grader import CodeGrader
 from si_dagster.tasks.grading.judging import UnreadableTestsError, plan_tests
-from si_dagster.tasks.grading.sandbox import Limits, SandboxUnavailableError
+from si_dagster.tasks.grading.sandbox import Limits, SandboxUnavailableError, run_program
 
 LIMITS = Limits(cpu_s=1, wall_s=4.0)
 TESTS = json.dumps({"tests": ["assert f(3) == 9", "assert f(4) == 16"]})
@@ -137,6 +138,81 @@ def test_home_holds_the_interpreter_at_most():
     seen = "import os\ndef f():\n    return os.listdir('/root') if os.path.isdir('/root') else []"
     found = grade(seen, json.dumps({"tests": ["assert set(f()) <= {'.pyenv', '.local'}"]}))
     assert found.utility == 1.0, found
+
+
+def test_nothing_is_left_for_the_next_program():
+    """Programs share one chamber: files, shared memory, modules, names and limits are their own."""
+    grader = CodeGrader("namespaces", LIMITS, num_workers=1)
+    leaves = """
+import builtins, ctypes, math, os, resource, sys
+libc = ctypes.CDLL(None)
+def f():
+    open("/tmp/left", "w").write("x")
+    libc.shmget(77, 4096, 0o1666)
+    math.pi = 3
+    builtins.len = lambda x: 0
+    sys.modules["left"] = math
+    resource.setrlimit(resource.RLIMIT_NOFILE, (10, 10))
+    return os.path.exists("/tmp/left")
+"""
+    looks = """
+import ctypes, math, os, resource, sys
+libc = ctypes.CDLL(None)
+def f():
+    return [os.listdir("/tmp"), libc.shmget(77, 4096, 0o666), math.pi > 3, len([1]), "left" in sys.modules,
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0]]
+"""
+    tests = [
+        json.dumps({"tests": [f"assert f() == {value}"]})
+        for value in ("True", "[[], -1, True, 1, False, 64]")
+    ]
+    for _ in range(2):
+        assert grader.grade([tests[0]], [leaves])[0].utility == 1.0
+        found = grader.grade([tests[1]], [looks])[0]
+        assert found.utility == 1.0, found
+
+
+def test_program_has_no_rights_and_no_way_to_the_chamber():
+    tries = """
+import ctypes, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def f():
+    found = [libc.mount(b"tmpfs", b"/usr", b"tmpfs", 0, None), libc.sethostname(b"x", 1),
+             libc.setresuid(0, 0, 0), libc.chroot(b"/usr"),
+             libc.ptrace(16, 1, 0, 0), libc.ptrace(16, 2, 0, 0)]
+    opened = []
+    for descriptor in range(1024):
+        try:
+            os.fstat(descriptor)
+            opened.append(descriptor)
+        except OSError:
+            pass
+    return found, opened, os.getppid(), socket.if_nameindex() == [(1, "lo")]
+"""
+    found = grade(tries, json.dumps({"tests": ["assert f() == ([-1] * 6, [0, 1, 2, 3], 1, True)"]}))
+    assert found.utility == 1.0, found
+
+
+def test_values_that_are_dear_to_compare_are_no_way_to_stop_the_judge():
+    began = time.monotonic()
+    found = grade("def f(x): return 10 ** 9", json.dumps({"tests": ["assert f(3) ** f(4) == 1"]}))
+    assert (found.utility, found.status) == (0.0, "scored"), found
+    assert time.monotonic() - began < 20
+
+
+def test_a_chamber_that_is_gone_is_made_anew():
+    plan = plan_tests(["assert f(3) == 9"])
+    try:
+        assert run_program("def f(x): return 9", plan).passed
+        sandbox._chambers["namespaces"]._process.kill()
+        sandbox._chambers["namespaces"]._process.wait()
+        assert run_program("def f(x): return 9", plan).passed
+    except SandboxUnavailableError as error:
+        pytest.skip(str(error))
+    finally:
+        for chamber in sandbox._chambers.values():
+            chamber.close()
+        sandbox._chambers.clear()
 
 
 def test_daemon_dies_with_the_run():

@@ -1,11 +1,12 @@
-"""Runs one untrusted Python program against its tests, cut off from everything else.
+"""Runs untrusted Python programs against their tests, cut off from everything else.
 
-    worker -> new user, network, pid, ipc, uts and mount namespaces -> judge (pid 1) -> program
+    worker -> chamber (its own namespaces) -> keeper -> init (pid 1) -> program
 
 The program sees a read-only root that holds interpreter and system libraries and nothing more, a small tmpfs
-as /tmp, no /proc, no network, an empty environment, `python -I -S`, and limits on memory, CPU time,
-processes, file size and descriptors. It tells values on a private descriptor with a nonce; the judge, another
-process that it can neither read nor signal, compares them. Killing the judge kills every process inside.
+of its own as /tmp, no /proc, no network, an empty environment, an interpreter started as `python -I -S`, and
+limits on memory, CPU time, processes, file size and descriptors. It tells values on a private descriptor with
+a nonce; the worker, which it can neither see nor signal, has them compared by a child of its own. The chamber
+is made once and forks each program, since new namespaces and a new interpreter took most of the time.
 
 Linux only, x86-64 and arm64. It does not guard against kernel bugs, does not bound the memory of all
 processes together below processes x memory, and the weaker guard (`rlimits`) hides no file and no network:
@@ -13,16 +14,18 @@ it is for kernels that forbid namespaces, chosen by name.
 """
 
 import ast
-import ctypes
+import contextlib
 import json
 import marshal
 import os
-import platform
 import resource
 import secrets
 import select
 import shutil
 import signal
+import socket
+import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -36,20 +39,14 @@ from si_dagster.tasks.grading.judging import Plan, Unknown, decode, judge, plan_
 
 Guard = Literal["namespaces", "rlimits"]
 
-CLONE_FLAGS = 0x00020000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
-"""CLONE_NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET."""
-
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
-    1, 2, 4, 8, 32, 4096, 16384, 1 << 18,
-)  # fmt: skip
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
-PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-MNT_DETACH = 2
 NOBODY = 65534
 PATIENCE = 10
 """Times `wall_s` after which a program is killed however busy the machine is."""
 MAX_REPLY_BYTES = 8 << 20
 """Most that is read from a program; a program that says more has failed."""
+CHAMBER_LIMIT_S = 60.0
+"""Seconds a chamber may take to answer before it is given up; seen: under .2 on an idle machine."""
+_HEADER = struct.Struct("!Q")
 
 
 @dataclass(frozen=True)
@@ -77,9 +74,24 @@ class Limits:
     tmp_bytes: int = 32 << 20
     tmp_files: int = 1000
 
+    def rlimits(self) -> dict[str, int]:
+        """Name of each resource limit and its value."""
+        return {
+            "RLIMIT_CPU": self.cpu_s,
+            "RLIMIT_AS": self.memory_bytes,
+            "RLIMIT_NPROC": self.processes,
+            "RLIMIT_FSIZE": self.file_bytes,
+            "RLIMIT_NOFILE": self.descriptors,
+            "RLIMIT_CORE": 0,
+        }
+
 
 class SandboxUnavailableError(RuntimeError):
     """The kernel forbids what the sandbox needs; the message says what and how to go on."""
+
+
+class ChamberLostError(RuntimeError):
+    """The chamber died or is silent: a fault of ours and of no program."""
 
 
 @dataclass(frozen=True)
@@ -99,31 +111,218 @@ def run_program(code: str, plan: Plan, guard: Guard = "namespaces", limits: Limi
     Raises:
         SandboxUnavailableError: If the guard is `namespaces` and the kernel forbids them.
     """
-    limits = limits or Limits()
+    limits, nonce = limits or Limits(), secrets.token_hex(16)
     room = "/tmp" if guard == "namespaces" else _open_room()
-    for known in (_libc, _needed_places, _needed_links, _python, _shared_python, _candidate_source):
-        known()  # read while the old root is there
-    nonce = secrets.token_hex(16)
-    told, tell = os.pipe()
-    ready, go = os.pipe()
-    mapped, map_it = os.pipe()
-    keeper = os.fork()
-    if keeper == 0:
-        for descriptor in (told, ready, map_it):
-            os.close(descriptor)
-        _keep(lambda: _judge_program(code, plan, guard, limits, nonce, tell, room), guard, go, mapped)
-    for descriptor in (tell, go, mapped):
-        os.close(descriptor)
+    job = {
+        "code": code,
+        "calls": plan.calls,
+        "imports": plan.imports,
+        "setup": plan.setup,
+        "nonce": nonce,
+        "room": room,
+        "own_session": guard == "namespaces",
+        "limits": limits.rlimits(),
+        "tmp_bytes": limits.tmp_bytes,
+        "tmp_files": limits.tmp_files,
+    }
     try:
-        if guard == "namespaces":
-            _map_users(keeper, ready, map_it)
-        return _listen(told, nonce, keeper, limits)
+        heard, problem = _chamber(guard).run(job, limits, len(plan.calls))
+    except (ChamberLostError, OSError) as error:
+        _chambers.pop(guard).close()
+        return Verdict(False, f"the sandbox failed: {error}", sandbox_error=True)
     finally:
-        for descriptor in (told, ready, map_it):
-            os.close(descriptor)
-        _kill(keeper)
         if guard == "rlimits":
             shutil.rmtree(room, ignore_errors=True)
+    return _judged_apart(lambda: _compare(heard, problem, plan, nonce.encode()), limits)
+
+
+_chambers: dict[Guard, "Chamber"] = {}
+
+
+def _chamber(guard: Guard) -> "Chamber":
+    """The chamber of this process, made anew where the last one died."""
+    if guard in _chambers and not _chambers[guard].lives:
+        _chambers.pop(guard).close()
+    if guard not in _chambers:
+        _chambers[guard] = Chamber(guard)
+    return _chambers[guard]
+
+
+class Chamber:
+    """Our end of the process that forks programs, one at a time; see `chamber`.
+
+    Raises:
+        SandboxUnavailableError: If the kernel forbids what the guard needs.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._control, theirs = socket.socketpair()
+        self._control.settimeout(CHAMBER_LIMIT_S)
+        python = (_shared_python() if guard == "rlimits" else None) or _python()
+        with theirs:
+            self._process = subprocess.Popen(
+                [python, "-I", "-S", "-c", _source("chamber.py"), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+                cwd="/",
+            )
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def lives(self) -> bool:
+        """Whether the process is there."""
+        return self._process.poll() is None
+
+    def _open(self) -> None:
+        places = {"places": _needed_places(), "links": _needed_links()}
+        self._send({"guard": self._guard, "candidate": _source("candidate.py"), **places})
+        try:
+            if self._guard == "namespaces":
+                self._receive()
+                _map_users(self._process.pid)
+                self._send({"mapped": True})
+            self._receive()
+        except (ChamberLostError, OSError) as error:
+            raise SandboxUnavailableError(_forbidden(str(error))) from error
+
+    def run(self, job: dict[str, Any], limits: Limits, wanted: int) -> tuple[bytes, str | None]:
+        """What a program said, and why it was cut off, if it was; no process of it is left afterwards.
+
+        Raises:
+            ChamberLostError: If the chamber died.
+        """
+        told, tell = os.pipe()
+        try:
+            try:
+                self._send(job, tell)
+            finally:
+                os.close(tell)
+            top = self._receive()["kill"]
+            heard, problem = _hear(told, top, limits, job["nonce"].encode(), wanted)
+            done = problem is not None or _answered(heard, job["nonce"].encode(), wanted)
+            ending = self._end(top, done)
+            return heard, problem or ending
+        finally:
+            os.close(told)
+
+    def _end(self, top: int, kill: bool) -> str | None:
+        """Wait until nothing of a program is left, killing what is; how one ended that ended by itself."""
+        by_itself = not kill and bool(select.select([self._control], [], [], 0.5)[0])
+        if not by_itself:
+            self._kill(top)
+        ended = self._receive()
+        if self._guard == "rlimits":
+            self._kill(top)  # its leader is not reaped yet, so the group is still the same
+        return _ending(ended["status"]) if by_itself and ended["exited"] else None
+
+    def _kill(self, top: int) -> None:
+        """Pid 1 takes its namespace along; without one the process group has to do."""
+        with contextlib.suppress(ProcessLookupError):
+            (os.kill if self._guard == "namespaces" else os.killpg)(top, signal.SIGKILL)
+
+    def _send(self, message: dict[str, Any], *descriptors: int) -> None:
+        body = marshal.dumps(message)
+        socket.send_fds(self._control, [_HEADER.pack(len(body))], descriptors)
+        self._control.sendall(body)
+
+    def _receive(self) -> dict[str, Any]:
+        (length,) = _HEADER.unpack(self._exactly(_HEADER.size))
+        message = marshal.loads(self._exactly(length))
+        if "error" in message:
+            raise ChamberLostError(message["error"])
+        return message
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            part = self._control.recv(size - len(data))
+            if not part:
+                raise ChamberLostError(f"it ended with code {self._process.wait()}")
+            data += part
+        return data
+
+    def close(self) -> None:
+        """End it and everything in it."""
+        self._process.kill()
+        self._process.wait()
+        self._control.close()
+
+
+def _answered(heard: bytes, nonce: bytes, wanted: int) -> bool:
+    return heard.count(b"\n" + nonce) + heard.startswith(nonce) >= wanted and heard.endswith(b"\n")
+
+
+def _hear(told: int, top: int, limits: Limits, nonce: bytes, wanted: int) -> tuple[bytes, str | None]:
+    """What a program says until it has answered everything, can say no more or passes a limit."""
+    heard, began = b"", time.monotonic()
+    while not _answered(heard, nonce, wanted):
+        if not select.select([told], [], [], 0.25)[0]:
+            if problem := _overrun(top, time.monotonic() - began, limits):
+                return heard, problem
+            continue
+        data = os.read(told, 1 << 20)
+        if not data:
+            break
+        heard += data
+        if len(heard) > MAX_REPLY_BYTES:
+            return b"", "said more than the limit"
+        if time.monotonic() - began > PATIENCE * limits.wall_s:
+            return heard, "ran past the time limit"
+    return heard, None
+
+
+def _judged_apart(work: Callable[[], Verdict], limits: Limits) -> Verdict:
+    """The verdict of a child with limits of its own: values may be made to be dear to compare."""
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s))
+            resource.setrlimit(resource.RLIMIT_AS, (2 * limits.memory_bytes, 2 * limits.memory_bytes))
+            os.write(tell, json.dumps(vars(work())).encode())
+        finally:
+            os._exit(0)
+    os.close(tell)
+    with open(told, "rb") as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return Verdict(**json.loads(said)) if said else Verdict(False, "its values were too dear to compare")
+
+
+def _compare(heard: bytes, problem: str | None, plan: Plan, nonce: bytes) -> Verdict:
+    values: list[Any] = []
+    for line in heard.split(b"\n"):
+        head, _, body = line.partition(b" ")
+        if head != nonce or len(values) == len(plan.calls):
+            continue
+        try:
+            message = ast.literal_eval(body.decode())
+            if "error" in message:
+                return Verdict(False, str(message["error"])[:300])
+            values.append(decode(message["value"]))
+        except (ValueError, KeyError, TypeError, SyntaxError, MemoryError, RecursionError):
+            values.append(Unknown())
+    if len(values) < len(plan.calls):
+        return Verdict(False, problem or "the program ended before it had answered")
+    failed = judge(plan, values)
+    return Verdict(failed is None, failed)
+
+
+def _ending(status: int) -> str | None:
+    """Why a program ended by itself: 128 and more is a signal."""
+    if status <= 128:
+        return None
+    name = signal.Signals(status - 128).name
+    limited = ", the limit of CPU time" if name in ("SIGXCPU", "SIGKILL") else ""
+    return f"killed by {name}{limited}"
 
 
 def _open_room() -> str:
@@ -155,31 +354,15 @@ def _shared_python() -> str | None:
     return None
 
 
-def _kill(keeper: int) -> None:
-    """The judge dies with its keeper, and all processes of the program with the judge."""
-    try:
-        os.killpg(keeper, signal.SIGKILL)
-    except ProcessLookupError:
-        os.kill(keeper, signal.SIGKILL)
-    os.waitpid(keeper, 0)
-
-
-def _map_users(keeper: int, ready: int, map_it: int) -> None:
-    """Map the users of the new namespace from outside; root maps nobody too, so that process limits count."""
-    word = os.read(ready, 256)
-    if word != b"ok":
-        raise SandboxUnavailableError(_forbidden(word.decode(errors="replace")))
-    try:
-        Path(f"/proc/{keeper}/setgroups").write_text("deny")
-        if os.geteuid() == 0:
-            users = groups = f"0 0 1\n{NOBODY} {NOBODY} 1\n"
-        else:
-            users, groups = f"{NOBODY} {os.geteuid()} 1\n", f"{NOBODY} {os.getegid()} 1\n"
-        Path(f"/proc/{keeper}/uid_map").write_text(users)
-        Path(f"/proc/{keeper}/gid_map").write_text(groups)
-    except OSError as error:
-        raise SandboxUnavailableError(_forbidden(str(error))) from error
-    os.write(map_it, b"!")
+def _map_users(pid: int) -> None:
+    """Map the users of a new namespace from outside; root maps nobody too, so that process limits count."""
+    Path(f"/proc/{pid}/setgroups").write_text("deny")
+    if os.geteuid() == 0:
+        users = groups = f"0 0 1\n{NOBODY} {NOBODY} 1\n"
+    else:
+        users, groups = f"{NOBODY} {os.geteuid()} 1\n", f"{NOBODY} {os.getegid()} 1\n"
+    Path(f"/proc/{pid}/uid_map").write_text(users)
+    Path(f"/proc/{pid}/gid_map").write_text(groups)
 
 
 def _forbidden(reason: str) -> str:
@@ -189,26 +372,9 @@ def _forbidden(reason: str) -> str:
     )
 
 
-def _listen(told: int, nonce: str, keeper: int, limits: Limits) -> Verdict:
-    heard, began = b"", time.monotonic()
-    while not heard.endswith(b"\n"):
-        if not select.select([told], [], [], 0.25)[0]:
-            if problem := _overrun(keeper, time.monotonic() - began, limits):
-                return Verdict(False, problem)
-            continue
-        data = os.read(told, 1 << 16)
-        if not data:
-            return Verdict(False, "the judge died without a verdict", sandbox_error=True)
-        heard += data
-    head, _, body = heard.decode().partition(" ")
-    if head != nonce:
-        return Verdict(False, "a verdict without its nonce", sandbox_error=True)
-    return Verdict(**json.loads(body))
-
-
-def _overrun(keeper: int, elapsed: float, limits: Limits) -> str | None:
-    """Which limit the processes below the keeper have passed together, if any."""
-    used = [_scheduled(pid) for pid in _descendants(keeper)]
+def _overrun(top: int, elapsed: float, limits: Limits) -> str | None:
+    """Which limit the processes below the top one have passed together, if any."""
+    used = [_scheduled(pid) for pid in _descendants(top)]
     if sum(run for run, _ in used) > 2 * limits.cpu_s:
         return "its processes together used more than the limit of CPU time"
     waited = max((wait for _, wait in used), default=0.0)
@@ -240,187 +406,6 @@ def _scheduled(pid: int) -> tuple[float, float]:
     return int(run) / 1e9, int(wait) / 1e9
 
 
-def _keep(run_judge: Callable[[], None], guard: Guard, go: int, mapped: int) -> None:
-    """The process between worker and judge; enters the namespaces and never returns."""
-    os.setpgid(0, 0)
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if guard == "namespaces":
-        if _libc().unshare(CLONE_FLAGS) != 0:
-            os.write(go, os.strerror(ctypes.get_errno()).encode())
-            os._exit(1)
-        os.write(go, b"ok")
-        if os.read(mapped, 1) != b"!":
-            os._exit(1)
-    judge_pid = os.fork()
-    if judge_pid == 0:
-        run_judge()
-        os._exit(0)
-    os.waitpid(judge_pid, 0)
-    os._exit(0)
-
-
-def _judge_program(
-    code: str, plan: Plan, guard: Guard, limits: Limits, nonce: str, tell: int, room: str
-) -> None:
-    """Pid 1 of the namespace: builds the room, starts the program, compares its values, tells the verdict."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    _prctl(PR_SET_DUMPABLE, 0)
-    # Pid 1 takes only signals it has handlers for: Python's own for SIGINT would let the program end it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        if guard == "namespaces":
-            _build_root(limits)
-        verdict = _compare(code, plan, limits, room)
-    except Exception as error:
-        verdict = Verdict(False, f"{type(error).__name__}: {str(error)[:300]}", sandbox_error=True)
-    os.write(tell, f"{nonce} {json.dumps(vars(verdict))}\n".encode())
-
-
-def _compare(code: str, plan: Plan, limits: Limits, room: str) -> Verdict:
-    nonce = secrets.token_hex(16)
-    job = {"code": code, "calls": plan.calls, "imports": plan.imports, "setup": plan.setup, "nonce": nonce}
-    reply, problem = _converse(marshal.dumps(job), limits, room, nonce.encode(), len(plan.calls))
-    values: list[Any] = []
-    for line in reply.split(b"\n"):
-        head, _, body = line.partition(b" ")
-        if head != nonce.encode() or len(values) == len(plan.calls):
-            continue
-        try:
-            message = ast.literal_eval(body.decode())
-            if "error" in message:
-                return Verdict(False, str(message["error"])[:300])
-            values.append(decode(message["value"]))
-        except (ValueError, KeyError, TypeError, SyntaxError, MemoryError, RecursionError):
-            values.append(Unknown())
-    if len(values) < len(plan.calls):
-        return Verdict(False, problem or "the program ended before it had answered")
-    failed = judge(plan, values)
-    return Verdict(failed is None, failed)
-
-
-def _converse(job: bytes, limits: Limits, room: str, nonce: bytes, wanted: int) -> tuple[bytes, str | None]:
-    """Start the program, hand it the job, read its answers; says why where it was cut off.
-
-    Reading ends with the last answer or the program, since a process it left behind may hold the pipe open.
-    """
-    job_read, job_write = os.pipe()
-    reply_read, reply_write = os.pipe()
-    program = os.fork()
-    if program == 0:
-        os.close(job_write)
-        os.close(reply_read)
-        _become_program(job_read, reply_write, limits, room)
-    os.close(job_read)
-    os.close(reply_write)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    try:
-        while job:
-            job = job[os.write(job_write, job) :]
-    except BrokenPipeError:
-        pass
-    os.close(job_write)
-    return _hear(program, reply_read, nonce, wanted)
-
-
-def _hear(program: int, reply: int, nonce: bytes, wanted: int) -> tuple[bytes, str | None]:
-    heard, status = b"", None
-    while heard.count(b"\n" + nonce) + heard.startswith(nonce) < wanted or not heard.endswith(b"\n"):
-        if not select.select([reply], [], [], 0.05)[0]:
-            if status is not None:
-                break
-            ended, code = os.waitpid(program, os.WNOHANG)
-            status = code if ended else None
-            continue
-        data = os.read(reply, 1 << 20)
-        heard += data
-        if len(heard) > MAX_REPLY_BYTES:
-            return b"", "said more than the limit"
-        if not data:
-            break
-    if status is None and len(heard) == 0:
-        _, status = os.waitpid(program, 0)
-    return heard, _ending(status or 0)
-
-
-def _ending(status: int) -> str | None:
-    if os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
-        return (
-            f"killed by {name}, the limit of CPU time"
-            if name in ("SIGXCPU", "SIGKILL")
-            else f"killed by {name}"
-        )
-    return None
-
-
-def _become_program(job: int, reply: int, limits: Limits, room: str) -> None:
-    """Drop everything and become `python -I -S`; never returns."""
-    try:
-        if os.getppid() == 1:  # the judge of a namespace; without one the process group is what gets killed
-            os.setsid()
-        null = os.open(os.devnull if os.path.exists(os.devnull) else "/tmp/.null", os.O_CREAT | os.O_RDWR)
-        reply = os.dup2(reply, 200)
-        os.dup2(job, 0)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
-        os.dup2(reply, 3)
-        os.closerange(4, 1024)
-        os.chdir(room)
-        _set_limits(limits)
-        _prctl(PR_SET_NO_NEW_PRIVS, 1)
-        if os.getuid() == 0:
-            _libc().setgroups(0, None)  # forbidden inside, where none are left anyway
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-        python = _python() if os.access(_python(), os.X_OK) else _shared_python() or _python()
-        os.execve(python, [python, "-I", "-S", "-c", _candidate_source()], {})
-    finally:
-        os._exit(111)
-
-
-def _set_limits(limits: Limits) -> None:
-    for name, value in (
-        (resource.RLIMIT_CPU, limits.cpu_s),
-        (resource.RLIMIT_AS, limits.memory_bytes),
-        (resource.RLIMIT_NPROC, limits.processes),
-        (resource.RLIMIT_FSIZE, limits.file_bytes),
-        (resource.RLIMIT_NOFILE, limits.descriptors),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(name, (value, value))
-
-
-def _build_root(limits: Limits) -> None:
-    """A new root: interpreter and system libraries read-only, /tmp writable, nothing else."""
-    _mount(None, "/", None, MS_REC | MS_PRIVATE, None)
-    root = "/tmp"
-    _mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
-    for place in _needed_places():
-        target = root + place
-        if os.path.isdir(place):
-            os.makedirs(target, exist_ok=True)
-        else:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            os.close(os.open(target, os.O_CREAT | os.O_WRONLY))
-        _mount(place, target, None, MS_BIND | MS_REC, None)
-        if not place.startswith("/dev/"):
-            _mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | _kept_flags(target), None)
-    for link, aim in _needed_links():
-        os.symlink(aim, root + link)
-    os.makedirs(f"{root}/tmp", exist_ok=True)
-    options = f"size={limits.tmp_bytes},nr_inodes={limits.tmp_files},mode=1777"
-    _mount("tmpfs", f"{root}/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
-    os.makedirs(f"{root}/.old")
-    os.chdir(root)
-    if _libc().syscall(PIVOT_ROOT[platform.machine()], b".", b".old") != 0:
-        raise OSError(ctypes.get_errno(), "pivot_root")
-    os.chdir("/")
-    if _libc().umount2(b"/.old", MNT_DETACH) != 0:
-        raise OSError(ctypes.get_errno(), "umount of the old root")
-    os.rmdir("/.old")
-    _mount(None, "/", None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, None)
-
-
 @cache
 def _needed_places() -> tuple[str, ...]:
     system = [place for place in ("/usr", "/lib", "/lib64") if os.path.isdir(place)]
@@ -436,14 +421,6 @@ def _needed_links() -> tuple[tuple[str, str], ...]:
     return tuple((link, os.readlink(link)) for link in ("/lib", "/lib64") if os.path.islink(link))
 
 
-def _kept_flags(place: str) -> int:
-    """Flags a remount inside a user namespace may not clear."""
-    flags = os.statvfs(place).f_flag
-    return flags & (
-        os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME
-    )
-
-
 @cache
 def _python() -> str:
     return str(
@@ -452,25 +429,8 @@ def _python() -> str:
 
 
 @cache
-def _candidate_source() -> str:
-    return (Path(__file__).parent / "candidate.py").read_text(encoding="utf-8")
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc().prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl {option}")
-
-
-def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None) -> None:
-    words = [None if word is None else word.encode() for word in (source, target, kind)]
-    data = None if options is None else options.encode()
-    if _libc().mount(*words, ctypes.c_ulong(flags), data) != 0:
-        raise OSError(ctypes.get_errno(), f"mount of {target}: {os.strerror(ctypes.get_errno())}")
+def _source(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def prepare() -> Callable[[dict[str, Any]], dict[str, Any]]:
