@@ -5,6 +5,7 @@ that a verb prints is only to be had by reading text: every verb takes `--json`.
 """
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from si_dagster import cli_tasks
-from si_dagster.store.errors import StoreError
+from si_dagster.store.errors import RecipeDrift, StoreError
 from si_dagster.study import StudyError
 
 WIDE = 150
 """Columns of a table that goes to a file or a pipe."""
+
+INTERRUPTED = 130
+"""Exit code of Ctrl-C, as shells have it: 128 + SIGINT."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,8 +50,16 @@ def main() -> None:
     try:
         app()
     except (StudyError, StoreError, ValueError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True, highlight=False)
-        sys.exit(1)
+        _complain(f"[bold red]error:[/] {_escaped(error)}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"[bold red]error:[/] {_escaped(OSError(f'{where}{error.strerror or error}'))}")
+    sys.exit(1)
+
+
+def _complain(message: str) -> None:
+    """One message on stderr, so that what is piped on stays clean."""
+    Console(stderr=True).print(message, soft_wrap=True, highlight=False)
 
 
 def _escaped(error: Exception) -> str:
@@ -95,19 +107,30 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a study from where it is to its end, or to where its gap is closed."""
+    from dagster import DagsterExecutionInterruptedError
+
     from resources.engine import EngineResource
     from resources.store import StoreResource
-    from si_dagster.runs import run_study
-    from si_dagster.study import load_study
+    from si_dagster.runs import find_study, run_study
 
-    outcome = run_study(
-        load_study(study, [*(overrides or []), *(["scripted=true"] if engine == "scripted" else [])]),
-        StoreResource(supersede=supersede),
-        EngineResource(kind=engine, chunk_prompts=chunk_prompts),
-        quiet=as_json,
-    )
+    scripted = ["scripted=true"] if engine == "scripted" else []
+    command = _run_command(study, overrides, *(["--engine", engine] if scripted else []))
+    try:
+        outcome = run_study(
+            find_study(study, [*(overrides or []), *scripted]),
+            StoreResource(supersede=supersede),
+            EngineResource(kind=engine, chunk_prompts=chunk_prompts),
+            quiet=as_json,
+        )
+    except RecipeDrift as drift:
+        raise RecipeDrift(f"{drift}:\n  {command} --supersede", drift.fields) from None
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        _complain("interrupted; what is whole is kept, run again to continue")
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         _print_json(outcome.to_dict())
+        for failure in outcome.failures:
+            _complain(f"[bold red]failed:[/] {_escaped(ValueError(failure))}")
     else:
         if outcome.table:
             _print_rows(outcome.table, title=f"{outcome.study}: held-out prompts")
@@ -117,41 +140,57 @@ def run(
         raise typer.Exit(1)
 
 
+def _run_command(study: str, overrides: list[str] | None, *options: str) -> str:
+    """How a study is run, to be copied from a message."""
+    return shlex.join(["si-dagster", "run", study, *(overrides or []), *options])
+
+
 @app.command()
 def status(study: StudyArgument, overrides: Overrides = None, as_json: JsonOption = False) -> None:
-    """What is done, missing or stale, and which fields of the recipe differ."""
-    from si_dagster.runs import find_study, study_status
+    """What is done, missing, stale or damaged, which fields of the recipe differ, and what to do next."""
+    from si_dagster.runs import find_study
+    from si_dagster.status import next_steps, study_status
+    from si_dagster.store.artifacts import Store
 
-    rows = study_status(find_study(study, overrides or []))
+    asked, store = find_study(study, overrides or []), Store()
+    statuses = study_status(asked, store)
     if as_json:
-        _print_json(rows)
+        _print_json([status.to_dict() for status in statuses])
         return
-    shown = [
-        {
-            "artifact": row["artifact"],
-            "state": row["state"],
-            "rows": str(row["num_rows"] or "-"),
-            "drift": "\n".join(
-                f"{d['field']}: stored {d['stored']}, study says {d['study']}" for d in row["drift"]
-            ),
-        }
-        for row in rows
-    ]
-    _print_rows(shown, title="artifacts")
+    _print_rows([_shown_status(status.to_dict()) for status in statuses], title=asked.name)
+    for line in next_steps(asked, store, statuses, _run_command(study, overrides)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _shown_status(row: dict[str, Any]) -> dict[str, str]:
+    drift = [f"{d['field']}: stored {d['stored']}, study says {d['study']}" for d in row["drift"]]
+    return {
+        "artifact": row["artifact"],
+        "state": row["state"],
+        "rows": str(row["num_rows"] or "-"),
+        "why": "\n".join([*drift, *filter(None, [row["reason"]])]),
+    }
 
 
 @app.command()
 def gap(study: StudyArgument, overrides: Overrides = None, as_json: JsonOption = False) -> None:
     """The gap table: a row per iteration, model, task, split and verification, with intervals."""
     from si_dagster.analysis.table import gap_rows, shown_rows
-    from si_dagster.runs import stored_metrics
+    from si_dagster.runs import measured_studies, stale_metrics, stored_metrics
 
-    metrics = stored_metrics(study, overrides or [])
+    measured = measured_studies(study, overrides or [])
+    metrics = stored_metrics(measured)
+    stale = stale_metrics(measured, study, overrides or [])
     if as_json:
         _print_json(gap_rows(metrics))
-        return
-    for split in ("eval", "train"):
-        _print_rows(shown_rows(metrics, split), title=f"{study}: {split} prompts")
+    else:
+        for split in ("eval", "train"):
+            _print_rows(shown_rows(metrics, split), title=f"{study}: {split} prompts")
+    if stale:
+        _complain(
+            f"[bold yellow]stale:[/] {len(stale)} of these were made by another recipe than the study says "
+            f"now, {stale[0]} first; si-dagster status {study} says which fields differ"
+        )
 
 
 @app.command()
@@ -178,21 +217,26 @@ def cost(study: StudyArgument, overrides: Overrides = None, as_json: JsonOption 
 @app.command()
 def trace(
     identifier: Annotated[
-        str, typer.Argument(metavar="ID", help="A generation, training row or checkpoint.")
+        str,
+        typer.Argument(
+            metavar="ID", help="A generation, verification, training row, checkpoint or other artifact."
+        ),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Where a row or checkpoint comes from: through all iterations, back to the base."""
-    from rich.pretty import pprint
+    """Where a row or artifact comes from: through all iterations, back to the base.
 
+    `si-dagster status STUDY` lists artifacts; docs/loop.md has the SQL that finds rows.
+    """
     from si_dagster.store.layout import default_home
     from si_dagster.store.trace import trace as trace_id
+    from si_dagster.store.trace_text import told
 
     history = trace_id(default_home(), identifier)
     if as_json:
         _print_json(history)
     else:
-        pprint(history, console=console, expand_all=True)
+        console.print("\n".join(told(history)), highlight=False, markup=False, soft_wrap=True)
 
 
 @lineage_app.command("rebuild")

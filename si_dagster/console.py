@@ -17,8 +17,9 @@ COUNT = re.compile(r"^(?P<label>[^:\n]+): (?P<done>\d+)/(?P<total>\d+) (?P<rest>
 """The form of a line that counts, as `resources.stage_run.Progress` and the trainers write it."""
 
 
-SKIPPED = "Dependencies for step"
-"""How Dagster begins to say that a step was skipped, once for every step behind the one that failed."""
+SAID_ELSEWHERE = ("Dependencies for step", "[pipes] did not receive closed message")
+"""Beginnings of what Dagster says of every step behind the one that failed, and of a trainer that died: the
+failure itself is told once, by the outcome of the run."""
 
 
 class _Bars(logging.Handler):
@@ -41,7 +42,7 @@ class _Bars(logging.Handler):
         counted = COUNT.match(message)
         if counted:
             self._count(step, **counted.groupdict())
-        elif record.levelno >= logging.WARNING and not message.startswith(SKIPPED):
+        elif record.levelno >= logging.WARNING and not message.startswith(SAID_ELSEWHERE):
             self._progress.console.print(message, highlight=False, markup=False)
 
     def _count(self, step: str, label: str, done: str, total: str, rest: str) -> None:

@@ -25,9 +25,8 @@ STUDIES = Path(__file__).parent.parent / "studies"
 
 def find_studies(home: Path) -> list[Study]:
     """All studies of the repository, and those of the home folder that have another name."""
-    folder = Path(os.environ.get("SI_DAGSTER_STUDIES", STUDIES))
     studies: dict[str, Study] = {}
-    for study in readable_studies([*sorted(folder.glob("*.yaml")), *kept_copies(home)]):
+    for study in readable_studies([*study_files(), *kept_copies(home)]):
         # Dagster names jobs and steps by letters, digits and `_` alone.
         first = studies.setdefault("".join(c if c.isalnum() else "_" for c in study.name), study)
         if first.name != study.name:
@@ -45,6 +44,11 @@ def readable_studies(files: Iterable[Path]) -> Iterator[Study]:
             LOG.warning("left out: %s: %s", file, error)
             continue
         yield study
+
+
+def study_files() -> list[Path]:
+    """Study files of the repository."""
+    return sorted(Path(os.environ.get("SI_DAGSTER_STUDIES", STUDIES)).glob("*.yaml"))
 
 
 def kept_copies(home: Path) -> list[Path]:

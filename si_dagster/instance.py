@@ -4,19 +4,31 @@ It opens the instance and closes the books on runs whose process is gone: a run 
 worker that Dagster could ask, so one that was killed would be shown as running for ever. It starts no run.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
 
 from si_dagster.store.errors import ArtifactBusy
 from si_dagster.store.locks import FileLock
 
 INSTANCE_CONFIG = Path(__file__).parent.parent / "dagster.yaml"
+STREAMS_TO_TERMINAL: Any = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+}
+"""What runs of this process print goes to the terminal as it is. Dagster's copy of it for the UI takes four
+processes a step, of which two answer Ctrl-C with a traceback each. Runs from the UI keep theirs."""
+
 SESSION_TAG = "si/session"
 """On every run from the command line: the lock its process holds as long as it lives."""
 
@@ -25,10 +37,12 @@ def open_instance(home: Path) -> dg.DagsterInstance:
     """The instance of a home folder, made on first use."""
     folder = home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, "the home folder cannot be written to", str(folder))
     if not (folder / "dagster.yaml").exists():
         shutil.copyfile(INSTANCE_CONFIG, folder / "dagster.yaml")
     os.environ["DAGSTER_HOME"] = str(folder)
-    return dg.DagsterInstance.get()
+    return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder), overrides=STREAMS_TO_TERMINAL))
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 It starts, watches and sums up runs. What a run computes is in `assets`; where it lies is the store's.
 """
 
-import json
 import os
 import sys
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,8 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import yaml
+from dagster._core.events import RunFailureReason
+from rich.markup import escape
 
 from assets.automation import job_name
 from assets.report import stop_reason, study_metrics
@@ -22,15 +23,13 @@ from resources.store import StoreResource
 from si_dagster.analysis.cost import artifact_costs
 from si_dagster.analysis.table import shown_rows
 from si_dagster.console import progress_logger
-from si_dagster.core.fingerprint import drift
-from si_dagster.definitions import definitions, find_studies, kept_copies, readable_studies
+from si_dagster.definitions import definitions, find_studies, kept_copies, readable_studies, study_files
 from si_dagster.instance import open_instance, session
 from si_dagster.plan import Plan
+from si_dagster.status import refuse_other_recipe, study_status
 from si_dagster.store.artifacts import Store
 from si_dagster.store.atomic import write_bytes
-from si_dagster.store.errors import CorruptArtifact, RecipeDrift
-from si_dagster.store.integrity import BEGIN, MANIFEST
-from si_dagster.store.layout import Address, default_home
+from si_dagster.store.layout import default_home
 from si_dagster.study import BASE, SELF, Study, StudyError, load_study
 
 
@@ -41,6 +40,7 @@ class Outcome:
     Attributes:
         study: Its name.
         failures: One message a failed step; a closed gap is no failure.
+        warnings: One message a failed check that stops nothing.
         stopped: Why the loop ended early, if it did.
         table: The gap table on held-out prompts, as text.
         report: Path of the report; `None` where nothing was measured.
@@ -48,6 +48,7 @@ class Outcome:
 
     study: str
     failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     stopped: str | None = None
     table: list[dict[str, str]] = field(default_factory=list)
     report: str | None = None
@@ -58,11 +59,13 @@ class Outcome:
 
     def summary(self) -> list[str]:
         """What a person wants to know next."""
-        lines = [f"[bold red]failed:[/] {failure}" for failure in self.failures]
+        lines = [f"[bold red]failed:[/] {escape(failure)}" for failure in self.failures]
+        lines += [f"[bold yellow]warning:[/] {escape(warning)}" for warning in self.warnings]
         if self.stopped:
-            lines.append(f"[bold]stopped:[/] {self.stopped}")
+            lines.append(f"[bold]stopped:[/] {escape(self.stopped)}")
         if self.report:
-            lines.append(f"report: {self.report}")
+            told = "report of what was complete before" if self.failures else "report"
+            lines.append(f"{told}: {escape(self.report)}")
         lines.append("UI: make ui (or si-dagster ui), then http://localhost:3000/asset-groups")
         return lines
 
@@ -85,14 +88,34 @@ def find_study(study: str, overrides: list[str]) -> Study:
     Raises:
         StudyError: If there is neither; lists what there is.
     """
-    if Path(study).suffix in (".yaml", ".yml") or Path(study).is_file():
+    if _is_file(study):
         return load_study(study, overrides)
     known = {found.name: found for found in find_studies(default_home())}
     if study not in known:
         raise StudyError(f"no study {study!r}; known: {', '.join(sorted(known)) or 'none'}, or give a file")
-    if overrides:
-        raise StudyError(f"overrides go with a study file, not with the name {study!r}")
-    return known[study]
+    return known[_without_overrides(study, overrides)]
+
+
+def _is_file(study: str) -> bool:
+    return Path(study).suffix in (".yaml", ".yml") or Path(study).is_file()
+
+
+def _without_overrides(name: str, overrides: list[str]) -> str:
+    """The name, if no overrides come with it: a name stands for a study as it was written or run.
+
+    Raises:
+        StudyError: Else; says how the same is asked for.
+    """
+    if not overrides:
+        return name
+    seed = next((value for field, _, value in (o.partition("=") for o in overrides) if field == "seed"), None)
+    files = [*study_files(), *kept_copies(default_home())]
+    file = next((os.path.relpath(f) for f in files if f.stem == name), "STUDY.yaml")
+    replicate = f"; the replicate of seed {seed} has the name {name}__seed_{seed}" if seed else ""
+    raise StudyError(
+        f"overrides go with a study file, not with the name {name!r}: "
+        f"give {file} {' '.join(overrides)}{replicate}"
+    )
 
 
 def run_study(
@@ -114,7 +137,7 @@ def run_study(
     """
     store = store or StoreResource()
     if not store.supersede:
-        refuse_other_recipe(planned(study), store.store)
+        refuse_other_recipe(study, store.store)
     outcome = Outcome(study.name)
     with (
         open_instance(store.path) as instance,
@@ -135,7 +158,10 @@ def run_study(
                 run_config={"loggers": {"console": {}}},
                 tags=tags,
             )
+            if _was_interrupted(result):
+                raise KeyboardInterrupt
             outcome.failures += _failures(result)
+            outcome.warnings += _failed_checks(result)
         plan = planned(study)
         if _measured(plan, store.store):
             _report(bound, study, instance, tags)
@@ -145,48 +171,6 @@ def run_study(
             outcome.table = [] if outcome.failures else shown_rows(metrics)
             outcome.report = str(store.path / "reports" / f"{study.name}.html")
     return outcome
-
-
-def refuse_other_recipe(plan: Plan, store: Store) -> None:
-    """Before anything runs: is what is stored of this study's recipe?
-
-    Raises:
-        RecipeDrift: If not; field by field, with what it would cost and the ways out.
-    """
-    drifted: dict[tuple[str, str, str], list[Address]] = {}
-    for address in (a for a in plan.nodes if a.stage != "report"):
-        for found in _own_drift(plan, store, address):
-            field, stored, asked = found["field"], found["stored"], found["study"]
-            drifted.setdefault((field, repr(stored), repr(asked)), []).append(address)
-    if not drifted:
-        return
-    own = set().union(*drifted.values())
-    lost = [address for address in own | plan.readers(own) if (store.folder(address) / MANIFEST).is_file()]
-    lines = [
-        f"  {field}: stored {stored}, study says {asked} ({', '.join(sorted({a.stage for a in addresses}))})"
-        for (field, stored, asked), addresses in drifted.items()
-    ]
-    raise RecipeDrift(
-        "\n".join(
-            [
-                f"study {plan.study.name!r} was run by another recipe:",
-                *lines,
-                "Nothing was changed. Either restore the fields; or add name=... so that both lie side by "
-                f"side; or add --supersede: {len(lost)} artifacts are moved to data/.superseded "
-                "(nothing is deleted) and made again",
-            ]
-        ),
-        {field: (stored, asked) for field, stored, asked in drifted},
-    )
-
-
-def _own_drift(plan: Plan, store: Store, address: Address) -> list[dict[str, Any]]:
-    """Fields of an artifact's own recipe that differ; what is damaged is the stage's to tell."""
-    try:
-        found = _artifact_status(plan, store, address)["drift"]
-    except CorruptArtifact:
-        return []
-    return [row for row in found if not row["field"].startswith("inputs.")]
 
 
 def _job_runs(study: Study) -> list[tuple[tuple[str, str], list[dg.AssetKey] | None]]:
@@ -219,6 +203,22 @@ def _report(bound: dg.Definitions, study: Study, instance: dg.DagsterInstance, t
     )
 
 
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether Ctrl-C ended the run: Dagster tells that as a failure like others, and would go on."""
+    ended = result.filter_events(lambda event: event.event_type == dg.DagsterEventType.RUN_FAILURE)
+    reasons = [event.job_failure_data.failure_reason for event in ended]
+    return RunFailureReason.UNEXPECTED_TERMINATION in reasons
+
+
+def _failed_checks(result: dg.ExecuteInProcessResult) -> list[str]:
+    """Failed checks that stop nothing; the gate is told as a stop of the loop."""
+    return [
+        f"{check.asset_key.to_user_string()}, check {check.check_name}: {check.description}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and not check.blocking
+    ]
+
+
 def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
     """Messages of failed steps; a blocking check that failed is a stop of the loop, not a failure."""
     messages = []
@@ -232,66 +232,22 @@ def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
     return messages
 
 
-def study_status(study: Study) -> list[dict[str, Any]]:
-    """State of every artifact: `done`, `begun`, `missing` or `stale`, with the fields that differ."""
-    plan, store = planned(study), Store(default_home())
-    rows, stale = [], set()
-    for address, node in plan.nodes.items():
-        if address.stage == "report":
-            continue
-        row = _artifact_status(plan, store, address)
-        if row["state"] != "missing" and any(source in stale for source in node.inputs.values()):
-            row["state"] = "stale"
-        if row["state"] == "stale":
-            stale.add(address)
-        rows.append(row)
-    return rows
-
-
-def _artifact_status(plan: Plan, store: Store, address: Address) -> dict[str, Any]:
-    manifest, begun = store.manifest(address), _begun_recipe(store, address)
-    stored = manifest.recipe if manifest else begun
-    differences = drift(stored, plan.recipe(address)) if stored is not None else []
-    state = "done" if manifest else "begun" if begun is not None else "missing"
-    own = [(f, a, b) for f, a, b in differences if not f.startswith("inputs.")]
-    return {
-        "artifact": address.artifact_id,
-        "state": "stale" if differences else state,
-        "num_rows": manifest.num_rows if manifest else None,
-        "fingerprint": plan.fingerprint(address),
-        "drift": [{"field": f, "stored": a, "study": b} for f, a, b in own or differences],
-    }
-
-
-def _begun_recipe(store: Store, address: Address) -> dict[str, Any] | None:
-    """The recipe of an artifact that was begun; `None` where there is none."""
-    file = store.folder(address) / BEGIN
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))["recipe"] if file.is_file() else None
-    except (ValueError, TypeError, KeyError) as error:
-        raise CorruptArtifact(
-            f"{file}: cannot be read ({error!r}); run with --supersede: the folder is moved aside whole"
-        ) from error
-
-
-def stored_metrics(study: str, overrides: list[str]) -> pl.DataFrame:
-    """Metrics of a study by file or name; of a name that was never run, those of its replicates.
+def measured_studies(study: str, overrides: list[str]) -> list[Study]:
+    """What was run and measured under a name or as a file; of a name never run, its replicates.
 
     Raises:
         StudyError: If nothing is measured; lists what is.
     """
     home = default_home()
+    name = load_study(study, overrides).name if _is_file(study) else _without_overrides(study, overrides)
+    ran = {found.name: found for found in readable_studies(kept_copies(home))}
+    wanted = [ran[name]] if name in ran else []
+    wanted = wanted or [found for found in ran.values() if found.name.startswith(f"{name}__")]
     store = Store(home)
-    is_file = Path(study).suffix in (".yaml", ".yml") or Path(study).is_file()
-    name = load_study(study, overrides).name if is_file else study
-    measured = {found.name: found for found in _ran_studies(home) if _measured(Plan(found), store)}
-    wanted = [measured[name]] if name in measured else []
-    wanted = wanted or [found for found in measured.values() if found.name.startswith(f"{name}__")]
-    if not wanted:
-        raise StudyError(
-            f"nothing of {name!r} is measured in {home}; measured: {', '.join(measured) or 'none'}"
-        )
-    return pl.concat([study_metrics(Plan(found), store) for found in wanted])
+    measured = [found for found in wanted if _measured(Plan(found), store)]
+    if not measured:
+        raise StudyError(f"nothing of {name!r} is measured in {home}; run there: {', '.join(ran) or 'none'}")
+    return measured
 
 
 def stored_costs(study: Study) -> list[dict[str, Any]]:
@@ -307,8 +263,26 @@ def stored_costs(study: Study) -> list[dict[str, Any]]:
     return costs
 
 
-def _ran_studies(home: Path) -> list[Study]:
-    return list(readable_studies(kept_copies(home)))
+def stored_metrics(studies: list[Study]) -> pl.DataFrame:
+    """Metrics of all complete iterations of some studies."""
+    store = Store(default_home())
+    return pl.concat([study_metrics(Plan(study), store) for study in studies])
+
+
+def stale_metrics(ran: list[Study], study: str, overrides: list[str]) -> list[str]:
+    """What is stale of the metrics of some studies, against the study as it is written now."""
+    store = Store(default_home())
+    if _is_file(study):
+        now = [load_study(study, overrides)]
+    else:
+        written = {found.name: found for found in readable_studies(study_files())}
+        now = [written.get(found.name, found) for found in ran]
+    return [
+        status.address.artifact_id
+        for found in now
+        for status in study_status(found, store)
+        if status.address.stage == "gap_metrics" and status.state == "stale"
+    ]
 
 
 def exec_ui(port: int) -> None:

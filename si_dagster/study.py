@@ -128,7 +128,7 @@ class VerificationSpec(Spec):
     method: str = "multiple_choice"
     """Name in the catalogue of verification methods."""
     name: str = ""
-    """How the study refers to it; default: the method, with `@verifier` where that is not `self`."""
+    """How the study refers to it; default: the method, with `-by-<verifier>` where that is not `self`."""
     verifier: str = SELF
     """`self` (the generator of the iteration), `base` (its f_0) or the name of another model of the study."""
     num_verifications: int = Field(default=1, ge=1)

@@ -4,6 +4,7 @@ Only the process that was launched speaks; further ranks are silent. It does not
 """
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -54,6 +55,7 @@ def run_trainer(train: Callable[[str, Reporter], object]) -> None:
 
     Ends with its parent. A failure ends with exit code 1 and one clear last line.
     """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches the whole group; the parent tells it once
     exit_with_parent(os.getppid())
     if len(sys.argv) != 2:
         sys.exit(f"usage: python -m {sys.argv[0]} SPEC.json")

@@ -29,6 +29,8 @@ def test_gap_table_has_a_row_per_iteration_and_split(finished: Path) -> None:
         assert set(row) >= GAP_FIELDS
         assert row["num_samples"] == 8 * row["num_prompts"]
         assert row["pass_at_32"] is None  # n = 8
+        assert row["pass_at_k"].keys() == {"1", "2", "4", "8"}
+        assert row["pass_at_k"]["8"] == row["pass_at_8"]
         assert row["gap_low"] <= row["gap"] <= row["gap_high"]
     assert [row["update_error"] is None for row in rows[:3]] == [True, False, False]
 
