@@ -8,6 +8,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from assets.report import stop_reason, study_metrics
 from assets.stage_asset import asset_key
 from resources.store import StoreResource
+from si_dagster.core.fingerprint import fingerprint
 from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store
 
@@ -65,17 +66,19 @@ def _requests(plan: Plan, store: Store) -> Iterator[dg.RunRequest]:
         if iteration is None:
             continue
         keys = [
-            asset_key(plan.study, stage, t)
-            for stage, t in plan.stages()
-            if t == iteration and stage != "report"
+            dg.AssetKey(path)
+            for path, (node, *_) in plan.assets.items()
+            if node.address.iteration == iteration
         ]
         if iteration == 0:
             keys.append(asset_key(plan.study, "base_checkpoint", None))
-        last = plan.address("gap_metrics", iteration, (model, task), "eval")
         partition = dg.MultiPartitionKey({"model": model, "task": task})
-        # The run key makes a request of an iteration that is running already a request of nothing.
+        wanted = [a for a in plan.nodes if (a.iteration, a.model, a.task) == (iteration, model, task)]
+        made = fingerprint({address.artifact_id: plan.fingerprint(address) for address in wanted})
+        # The run key makes a request of an iteration that is running already a request of nothing. It covers
+        # all that is to be made, so that a method added later is asked for.
         yield dg.RunRequest(
-            run_key=f"{plan.study.name}/iteration_{iteration}/{partition}/{plan.fingerprint(last)}",
+            run_key=f"{plan.study.name}/iteration_{iteration}/{partition}/{made}",
             partition_key=partition,
             asset_selection=keys,
         )
@@ -87,8 +90,7 @@ def next_open_iteration(plan: Plan, store: Store, cell: tuple[str, str]) -> int 
         nodes = [a for a in plan.nodes if (a.iteration, a.model, a.task) == (iteration, *cell)]
         if any(store.manifest(address) is None for address in nodes):
             return iteration
-        metrics = plan.address("gap_metrics", iteration, cell, "eval")
-        if stop_reason(plan, store.require(metrics).read()):
+        if stop_reason(plan, store.require(plan.deciding_gap(iteration, cell)).read()):
             return None
     return None
 

@@ -30,9 +30,7 @@ def gap_is_open(plan: Plan, iteration: int) -> dg.AssetChecksDefinition:
     study = plan.study
 
     def check(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
-        address = plan.address("gap_metrics", iteration, _cell(context), "eval")
-        used = study.weighting_verification().name
-        row = store.store.require(address).read().row(by_predicate=pl.col("verification") == used, named=True)
+        (row,) = store.store.require(plan.deciding_gap(iteration, _cell(context))).read().to_dicts()
         low = row["gap_low"]
         is_open = low is not None and low > study.stop.min_gap
         found = "no prompt has a gap: the verifier left nothing"

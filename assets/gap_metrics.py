@@ -6,7 +6,7 @@ import polars as pl
 
 from resources.stage_run import StageRun
 from si_dagster.analysis.table import markdown_table, shown_rows
-from si_dagster.stages.gap_metrics import IterationTables, gap_metric_rows
+from si_dagster.stages.gap_metrics import IterationTables, gap_metric_row
 
 CARD = """The generation-verification gap J(f_t[w]) - J(f_t), and everything that explains it.
 
@@ -16,8 +16,8 @@ update error J(f_t-1[w]) - J(f_t). Intervals are cluster bootstraps over prompts
 Reads: utilities, verifications; of the iteration before: utilities and verifications; of the
 base: utilities.
 
-Writes: one row a verification: gap, relative gap, pooled gap, pass@k, maj@k, diversity, verifier quality,
-as in docs/data.md; one part a split.
+Writes: one row: gap, relative gap, pooled gap, pass@k, maj@k, diversity, verifier quality, as in
+docs/data.md; one part a split and verification.
 """
 
 
@@ -30,24 +30,24 @@ def materialize(run: StageRun) -> dict[str, Any]:
     }
     tables = IterationTables(
         utilities=run.read("utilities"),
-        verifications={v.name: run.read(f"verifications.{v.name}") for v in run.study.verification},
+        verifications=run.read("verifications"),
         **optional,
     )
     address = run.node.address
+    split = (address.part or "").partition(".")[0]
     keys = {
         "study": address.study,
         "iteration": address.iteration,
         "model": address.model,
         "task": address.task,
-        "split": address.part,
+        "split": split,
         "seed": run.study.seed,
     }
-    table = gap_metric_rows(run.study, tables).with_columns(**{k: pl.lit(v) for k, v in keys.items()})
+    row = keys | gap_metric_row(run.study, run.verification, tables)
+    table = pl.DataFrame([row], infer_schema_length=None)
     run.write_whole(table)
-    used = run.study.weighting_verification().name
-    row = table.row(by_predicate=pl.col("verification") == used, named=True)
     shown = ("expected_utility", "gap", "gap_low", "gap_high", "relative_gap", "pooled_gap", "improvement")
     return {
         **{name: row[name] for name in (*shown, "update_error", "coverage", "retained", "auroc")},
-        "table": markdown_table(shown_rows(table, address.part or "")),
+        "table": markdown_table(shown_rows(table, split)),
     }

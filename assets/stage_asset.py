@@ -19,7 +19,7 @@ from resources.store import StoreResource
 from resources.trainer import TrainerResource
 from si_dagster.analysis.table import markdown_table
 from si_dagster.engines.base import EngineError
-from si_dagster.plan import Node, Plan
+from si_dagster.plan import Node, Plan, asset_path
 from si_dagster.stages.base_checkpoint import CheckpointError, files_digest, model_digest, resolve_model
 from si_dagster.store import schemas
 from si_dagster.store.artifacts import Store
@@ -68,7 +68,10 @@ def partitions(study: Study) -> dg.MultiPartitionsDefinition:
 
 
 def asset_key(study: Study, stage: str, iteration: int | None) -> dg.AssetKey:
-    """`<study>/iteration_<t>/<stage>`, or `<study>/<stage>` outside the loop."""
+    """`<study>/iteration_<t>/<stage>`, or `<study>/<stage>` outside the loop.
+
+    Verifications have one key each, with their name behind: see `plan.asset_path`.
+    """
     return dg.AssetKey([study.name, *([] if iteration is None else [f"iteration_{iteration}"]), stage])
 
 
@@ -79,22 +82,22 @@ def group_name(study: Study, iteration: int | None, outside: str) -> str:
 
 
 def stage_asset(
-    plan: Plan, stage: Stage, iteration: int | None, automation: dg.AutomationCondition
+    plan: Plan, stage: Stage, path: tuple[str, ...], automation: dg.AutomationCondition
 ) -> dg.AssetsDefinition:
-    """The asset of one stage of one iteration."""
-    study = plan.study
+    """The asset of one stage of one iteration, or of one of its verifications."""
+    study, iteration = plan.study, plan.assets[path][0].address.iteration
 
     @dg.asset(
-        key=asset_key(study, stage.name, iteration),
-        deps=list(_edges(plan, stage.name, iteration)),
+        key=dg.AssetKey(path),
+        deps=list(_edges(plan, path)),
         partitions_def=partitions(study),
         group_name=group_name(study, iteration, "base"),
-        description=stage.card,
+        description=_card(plan, stage, path),
         kinds=set(stage.kinds),
         owners=OWNERS,
         tags={"si/study": study.name, **({} if iteration is None else {"si/iteration": str(iteration)})},
         metadata={"dagster/column_schema": _column_schema(stage.name)} if _has_rows(stage.name) else {},
-        code_version=plan.code_version(stage.name, iteration),
+        code_version=plan.code_version(path),
         automation_condition=automation,
         pool=stage.pool,
         retry_policy=dg.RetryPolicy(max_retries=stage.max_retries, delay=2) if stage.max_retries else None,
@@ -105,26 +108,32 @@ def stage_asset(
         engine: EngineResource,
         trainer: TrainerResource,
     ) -> dg.MaterializeResult:
-        return materialize_cell(context, study, stage, iteration, store, engine, trainer)
+        return materialize_cell(context, study, stage, path, store, engine, trainer)
 
     return asset
 
 
-def _edges(plan: Plan, stage: str, iteration: int | None) -> Iterable[dg.AssetDep]:
+def _card(plan: Plan, stage: Stage, path: tuple[str, ...]) -> str:
+    """The card of the stage; that of a verification says whose it is."""
+    if stage.name != "verifications":
+        return stage.card
+    spec = plan.study.verification_named(path[-1])
+    return f"{stage.card}\nThis one: method {spec.method}, verifier {spec.verifier}.\n"
+
+
+def _edges(plan: Plan, path: tuple[str, ...]) -> Iterable[dg.AssetDep]:
     """One dependency an upstream key; a gate is marked as such."""
-    study = plan.study
     models_read: dict[dg.AssetKey, dict[str, set[str]]] = {}
-    for node in plan.nodes.values():
-        if (node.address.stage, node.address.iteration) == (stage, iteration):
-            for source in node.inputs.values():
-                key = asset_key(study, source.stage, source.iteration)
-                reads = models_read.setdefault(key, {})
-                reads.setdefault(node.address.model or "", set()).add(source.model or "")
+    for node in plan.assets[path]:
+        for source in node.inputs.values():
+            reads = models_read.setdefault(dg.AssetKey(asset_path(source)), {})
+            reads.setdefault(node.address.model or "", set()).add(source.model or "")
     for key, reads in models_read.items():
         yield dg.AssetDep(key, partition_mapping=_mapping(reads), metadata={"si/edge": "input"})
-    gate = plan.gate(stage, iteration)
+    address = plan.assets[path][0].address
+    gate = plan.gate(address.stage, address.iteration)
     if gate is not None:
-        key = asset_key(study, "gap_metrics", gate)
+        key = asset_key(plan.study, "gap_metrics", gate)
         mapping = dg.IdentityPartitionMapping()
         yield dg.AssetDep(key, partition_mapping=mapping, metadata={"si/edge": "gate"})
 
@@ -162,18 +171,19 @@ def materialize_cell(
     context: dg.AssetExecutionContext,
     study: Study,
     stage: Stage,
-    iteration: int | None,
+    path: tuple[str, ...],
     store: StoreResource,
     engine: EngineResource,
     trainer: TrainerResource,
 ) -> dg.MaterializeResult:
-    """All parts of one stage of one cell, each kept, continued or made."""
+    """All parts of one asset of one cell, each kept, continued or made."""
     keys = context.partition_key.keys_by_dimension  # pyright: ignore[reportAttributeAccessIssue]
     with _told_plainly():
         plan = planned(study)
         manifests = [
             _materialize_part(context, plan, node, stage, store, engine, trainer)
-            for node in plan.parts(stage.name, iteration, keys["model"], keys["task"])
+            for node in plan.assets[path]
+            if (node.address.model, node.address.task) == (keys["model"], keys["task"])
         ]
         return _result(manifests, store.store)
 

@@ -1,4 +1,4 @@
-"""A study as a graph: the loop unrolled into keys `<study>/iteration_<t>/<stage>`.
+"""A study as a graph: the loop unrolled into keys `<study>/iteration_<t>/<stage>[/<verification>]`.
 
 Dagster allows no cycle over asset keys, so each iteration has keys of its own; models x tasks are the
 partitions. The edges come from the plan, which also makes the fingerprints and the lineage.
@@ -49,9 +49,9 @@ def study_definitions(study: Study) -> dg.Definitions:
     """Assets, checks, job and schedule of one study; resources are bound by the code location."""
     plan = Plan(study)
     assets = [
-        stage_asset(plan, STAGES[stage], iteration, _automation(stage))
-        for stage, iteration in plan.stages()
-        if stage != "report"
+        stage_asset(plan, STAGES[stage], path, _automation(stage))
+        for path, (node, *_) in plan.assets.items()
+        if (stage := node.address.stage) != "report"
     ]
     checks = [
         check(plan, iteration)
@@ -85,7 +85,7 @@ def report_asset(plan: Plan) -> dg.AssetsDefinition:
         kinds={"altair", "html"},
         owners=OWNERS,
         tags={"si/study": study.name},
-        code_version=plan.code_version("report", None),
+        code_version=plan.code_version((study.name, "report")),
         # Not `eager`: a loop that stopped leaves later gaps missing, and is reported all the same.
         automation_condition=dg.AutomationCondition.any_deps_updated()
         & ~dg.AutomationCondition.in_progress(),

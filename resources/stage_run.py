@@ -82,8 +82,7 @@ class StageRun:
     @property
     def verification(self) -> VerificationSpec:
         """The verification of the study whose part this is."""
-        name = (self.node.address.part or "").partition(".")[2]
-        return next(spec for spec in self.study.verification if spec.name == name)
+        return self.study.verification_named((self.node.address.part or "").partition(".")[2])
 
     def artifact(self, role: str) -> Artifact:
         """The input of that role, complete and checked against its manifest.

@@ -108,12 +108,17 @@ class Plan:
         inputs = {f"inputs.{role}": self.fingerprint(source) for role, source in node.inputs.items()}
         return {**node.fields, **inputs}
 
-    def code_version(self, stage: str, iteration: int | None) -> str:
-        """Hash of the fields of one stage over all cells: changes where the study changes that very stage."""
-        nodes = (
-            n for n in self.nodes.values() if (n.address.stage, n.address.iteration) == (stage, iteration)
-        )
-        return fingerprint({n.address.artifact_id: dict(n.fields) for n in nodes})
+    @cached_property
+    def assets(self) -> dict[tuple[str, ...], list[Node]]:
+        """Asset path -> its artifacts over all cells and splits, upstream first; see `asset_path`."""
+        found: dict[tuple[str, ...], list[Node]] = {}
+        for node in self.nodes.values():
+            found.setdefault(asset_path(node.address), []).append(node)
+        return found
+
+    def code_version(self, path: tuple[str, ...]) -> str:
+        """Hash of the fields of one asset over all cells: changes where the study changes that very asset."""
+        return fingerprint({n.address.artifact_id: dict(n.fields) for n in self.assets[path]})
 
     def stages(self) -> Iterator[tuple[str, int | None]]:
         """(stage, iteration) pairs, upstream first."""
@@ -140,6 +145,16 @@ class Plan:
     ) -> Address:
         """Address of an artifact of this study."""
         return Address(self.study.name, iteration, stage, cell[0], cell[1], part)
+
+    def gaps(self, iteration: int, cell: tuple[str, str], split: Split) -> list[Address]:
+        """The gap_metrics of one split, one for each verification of the study."""
+        parts = [verification_part(split, spec.name) for spec in self.study.verification]
+        return [self.address("gap_metrics", iteration, cell, part) for part in parts]
+
+    def deciding_gap(self, iteration: int, cell: tuple[str, str]) -> Address:
+        """The gap on evaluation prompts, by the verification that weights training, that opens the gate."""
+        part = verification_part("eval", self.study.weighting_verification().name)
+        return self.address("gap_metrics", iteration, cell, part)
 
     def splits(self, iteration: int) -> tuple[Split, ...]:
         """Splits an iteration works on: the last one is measured only."""
@@ -173,7 +188,8 @@ class Plan:
                     yield self._filtered_set(iteration, cell)
                     yield self._checkpoint(iteration, cell)
                 for split in self.splits(iteration):
-                    yield self._gap_metrics(iteration, cell, split)
+                    for spec in self.study.verification:
+                        yield self._gap_metrics(iteration, cell, split, spec)
         yield self._report()
 
     def _node(
@@ -273,26 +289,31 @@ class Plan:
         }
         return self._node(self.address("checkpoint", iteration, cell), fields, inputs)
 
-    def _gap_metrics(self, iteration: int, cell: tuple[str, str], split: Split) -> Node:
-        weighting = {**self.study.weighting.rule_fields(), "no_survivors": self.study.weighting.no_survivors}
-        used = self.study.weighting_verification().name
+    def _gap_metrics(
+        self, iteration: int, cell: tuple[str, str], split: Split, spec: VerificationSpec
+    ) -> Node:
         analysis = self.study.analysis.model_dump(mode="json", exclude={"pass_at_k"})
         fields = {
-            "weighting": {**weighting, "verification": used},
+            "weighting": {
+                **self.study.weighting.rule_fields(),
+                "no_survivors": self.study.weighting.no_survivors,
+            },
             "analysis": {**analysis, "pass_at_k": list(self.study.pass_at_k())},
-            "verification": {spec.name: spec.on_unparsed for spec in self.study.verification},
+            "verification.on_unparsed": spec.on_unparsed,
             "seed": self.study.seed,
         }
-        inputs = {"utilities": self.address("utilities", iteration, cell, split)}
-        for spec in self.study.verification:
-            part = verification_part(split, spec.name)
-            inputs[f"verifications.{spec.name}"] = self.address("verifications", iteration, cell, part)
+        part = verification_part(split, spec.name)
+        inputs = {
+            "utilities": self.address("utilities", iteration, cell, split),
+            "verifications": self.address("verifications", iteration, cell, part),
+        }
         if split == "eval" and iteration > 0:
             inputs["previous_utilities"] = self.address("utilities", iteration - 1, cell, split)
             inputs["base_utilities"] = self.address("utilities", 0, cell, split)
-            part = verification_part(split, used)
-            inputs["previous_verifications"] = self.address("verifications", iteration - 1, cell, part)
-        return self._node(self.address("gap_metrics", iteration, cell, split), fields, inputs)
+            if spec == self.study.weighting_verification():
+                # The update before was made by these: its error is told in this row alone.
+                inputs["previous_verifications"] = self.address("verifications", iteration - 1, cell, part)
+        return self._node(self.address("gap_metrics", iteration, cell, part), fields, inputs)
 
     def _report(self) -> Node:
         inputs = {
@@ -300,7 +321,7 @@ class Plan:
             for iteration in range(self.study.iterations + 1)
             for cell in self.study.cells()
             for split in self.splits(iteration)
-            for address in [self.address("gap_metrics", iteration, cell, split)]
+            for address in self.gaps(iteration, cell, split)
         }
         return self._node(Address(self.study.name, None, "report", None, None), {}, inputs)
 
@@ -327,6 +348,20 @@ class Plan:
 def verification_part(split: Split, name: str) -> str:
     """The part that holds the verifications of one split by one verification of the study."""
     return f"{split}.{name}"
+
+
+def asset_path(address: Address) -> tuple[str, ...]:
+    """What an artifact belongs to in the graph: its stage, and for verifications which of the study's.
+
+    Examples:
+        >>> asset_path(Address("s", 0, "verifications", "m", "t", "eval.random"))
+        ('s', 'iteration_0', 'verifications', 'random')
+        >>> asset_path(Address("s", 0, "generations", "m", "t", "eval"))
+        ('s', 'iteration_0', 'generations')
+    """
+    if address.stage != "verifications":
+        return address.key
+    return (*address.key, (address.part or "").partition(".")[2])
 
 
 def _cell(address: Address) -> tuple[str, int | None, str | None, str | None]:

@@ -287,6 +287,7 @@ class Study(Spec):
             ("verification", [verification.name for verification in self.verification]),
         ):
             _refuse_bad_names(what, names)
+        _refuse_names_of_one_step([verification.name for verification in self.verification])
         model_names = {model.name for model in self.models}
         if reserved := model_names & {SELF, BASE}:
             raise ValueError(
@@ -322,11 +323,15 @@ class Study(Spec):
         """
         if self.weighting.verification is None:
             return self.verification[0]
-        for verification in self.verification:
-            if verification.name == self.weighting.verification:
-                return verification
-        known = ", ".join(v.name for v in self.verification)
-        raise ValueError(f"weighting.verification: {self.weighting.verification!r} is not one of: {known}")
+        if self.weighting.verification in (known := [v.name for v in self.verification]):
+            return self.verification_named(self.weighting.verification)
+        raise ValueError(
+            f"weighting.verification: {self.weighting.verification!r} is not one of: {', '.join(known)}"
+        )
+
+    def verification_named(self, name: str) -> VerificationSpec:
+        """The verification of that name."""
+        return next(verification for verification in self.verification if verification.name == name)
 
     def model(self, name: str) -> ModelSpec:
         """The model of that name."""
@@ -352,12 +357,24 @@ class Study(Spec):
         return self.seed if self.generation.seed is None else self.generation.seed
 
 
+def _refuse_names_of_one_step(names: Sequence[str]) -> None:
+    """Each verification is an asset, and Dagster names their steps by letters, digits and `_` alone."""
+    steps: dict[str, str] = {}
+    for index, name in enumerate(names):
+        first = steps.setdefault(re.sub(r"[-.]", "_", name), name)
+        if first != name:
+            raise ValueError(
+                f"verification.{index}.name: {name!r} differs from {first!r} in punctuation alone"
+            )
+
+
 def _refuse_bad_names(what: str, names: Sequence[str]) -> None:
     for index, name in enumerate(names):
         if not NAME.fullmatch(name):
             raise ValueError(f"{what}.{index}.name: {name!r} must be letters, digits, '_', '.' or '-'")
         if name in names[:index]:
             raise ValueError(f"{what}.{index}.name: {name!r} appears twice")
+        # Dagster names steps by letters, digits and `_` alone.
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:

@@ -6,7 +6,6 @@ study is applied to every verification as it stands.
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,14 +31,15 @@ class IterationTables:
 
     Attributes:
         utilities: Of the current policy; columns as the schema of `utilities`.
-        verifications: Verification name of the study -> its table, of the same generations.
+        verifications: Of the same generations, by one verification of the study.
         previous_utilities: Of the policy before, on the same prompts; `None` in iteration 0.
-        previous_verifications: By the verification that weights training; `None` in iteration 0.
+        previous_verifications: Those that weighted the training of the current policy; `None` in iteration 0
+            and where another verification did.
         base_utilities: Of the base policy; `None` in iteration 0.
     """
 
     utilities: pl.DataFrame
-    verifications: Mapping[str, pl.DataFrame]
+    verifications: pl.DataFrame
     previous_utilities: pl.DataFrame | None = None
     previous_verifications: pl.DataFrame | None = None
     base_utilities: pl.DataFrame | None = None
@@ -56,22 +56,20 @@ class _Samples:
     answers: np.ndarray
 
 
-def gap_metric_rows(study: Study, tables: IterationTables) -> pl.DataFrame:
-    """A row of metrics for each verification; columns as the schema of `gap_metrics`, less its keys.
+def gap_metric_row(study: Study, spec: VerificationSpec, tables: IterationTables) -> dict[str, Any]:
+    """The metrics of one verification; columns as the schema of `gap_metrics`, less its keys.
 
     The update error is told in the row of the verification that weights training, and is null in the others:
     only its reweighted policy was distilled.
     """
     samples = _samples(tables.utilities)
-    shared = _policy_metrics(study, samples) | _paired_metrics(study, samples, tables)
-    used = study.weighting_verification().name
-    rows = []
-    for spec in study.verification:
-        row = shared | _verification_metrics(study, spec, samples, tables.verifications[spec.name])
-        if spec.name == used:
-            row |= _update_metrics(study, samples, tables)
-        rows.append({name: _null_if_nan(value) for name, value in row.items()})
-    return pl.DataFrame(rows, infer_schema_length=None)
+    row = (
+        _policy_metrics(study, samples)
+        | _paired_metrics(study, samples, tables)
+        | _verification_metrics(study, spec, samples, tables.verifications)
+        | _update_metrics(study, spec, samples, tables)
+    )
+    return {name: _null_if_nan(value) for name, value in row.items()}
 
 
 def _samples(utilities: pl.DataFrame) -> _Samples:
@@ -160,16 +158,18 @@ def _paired_metrics(study: Study, samples: _Samples, tables: IterationTables) ->
             old = _same_prompts(_samples(before), samples)
             interval = update.improvement(_expected(old), _expected(samples), **_bootstrap(study))
         metrics |= _interval_columns(name, interval)
-    return metrics | _interval_columns("update_error", None)
+    return metrics
 
 
-def _update_metrics(study: Study, samples: _Samples, tables: IterationTables) -> dict[str, Any]:
+def _update_metrics(
+    study: Study, spec: VerificationSpec, samples: _Samples, tables: IterationTables
+) -> dict[str, Any]:
     """Signed error of the update that led here: J(f_{t-1}[w]) - J(f_t)."""
     if tables.previous_utilities is None or tables.previous_verifications is None:
-        return {}
+        return _interval_columns("update_error", None)
     old = _same_prompts(_samples(tables.previous_utilities), samples)
     scores = proxy_utilities(tables.previous_verifications)
-    weights = _weights(study, study.weighting_verification(), scores)
+    weights = _weights(study, spec, scores)
     reweighted = gap.fill_no_survivors(
         gap.reweighted_utility(old.utilities, weights, old.offsets),
         _expected(old),

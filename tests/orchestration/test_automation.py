@@ -93,7 +93,7 @@ def test_schedule_leaves_a_finished_study_alone(finished: Path) -> None:
 def test_the_next_open_iteration_is_the_one_with_something_missing(home: Path) -> None:
     plan, store = Plan(STUDY), Store(home)
     assert next_open_iteration(plan, store, CELL) is None
-    (store.folder(plan.address("gap_metrics", 2, CELL, "eval")) / "manifest.json").unlink()
+    (store.folder(plan.deciding_gap(2, CELL)) / "manifest.json").unlink()
     assert next_open_iteration(plan, store, CELL) == 2
 
 

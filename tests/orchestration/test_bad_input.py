@@ -25,6 +25,10 @@ def message(done: object) -> str:
         ("generation.temprature=1", "generation.temprature: not a field; allowed here: max_tokens, n,"),
         ("tasks.0.options.num_blanks=99", "num_blanks is 99, allowed are 1 to 15"),
         ("models.0.path=somewhere", "models.0: give exactly one of `pretrain`"),
+        (
+            "verification=[{method: random, name: a-b}, {method: random, name: a.b}]",
+            "verification.1.name: 'a.b' differs from 'a-b' in punctuation alone",
+        ),
     ],
 )
 def test_a_wrong_study_is_refused_by_field(tmp_path: Path, override: str, told: str) -> None:

@@ -25,7 +25,7 @@ def extended(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     shutil.copytree(finished, home)
     assert run_cli(home, "lineage", "rebuild").returncode == 0
     before = parquet_files(home)
-    done = run_cli(home, "run", str(MINI), OVERRIDE, "--supersede", "--chunk-prompts", "4")
+    done = run_cli(home, "run", str(MINI), OVERRIDE, "--chunk-prompts", "4")
     assert done.returncode == 0, done.stdout + done.stderr
     return home, before
 
@@ -33,10 +33,14 @@ def extended(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def test_only_the_added_methods_are_computed(extended: tuple[Path, dict[Path, int]]) -> None:
     home, before = extended
     after = parquet_files(home)
-    rewritten = {file for file in before if after.get(file) != before[file]}
-    assert {file.parts[-4] for file in rewritten} <= {"gap_metrics"}
-    new = {file.parent.name for file in set(after) - set(before)} - {"eval", "train"}
-    assert new == {f"{split}.{method}" for split in ("eval", "train") for method in ADDED}
+    assert [file for file in before if after.get(file) != before[file]] == []
+    new = {file.parts[-4:-3] + file.parts[-2:-1] for file in set(after) - set(before)}
+    assert new == {
+        (stage, f"{split}.{method}")
+        for stage in ("verifications", "gap_metrics")
+        for split in ("eval", "train")
+        for method in ADDED
+    }
 
 
 def test_every_method_has_its_row_in_the_gap_table(extended: tuple[Path, dict[Path, int]]) -> None:

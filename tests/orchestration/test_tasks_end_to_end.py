@@ -104,7 +104,7 @@ def test_a_task_runs_through_the_loop(task: str, policy: Path, tmp_path: Path) -
     result = json.loads((tables.folder(0, "checkpoint") / "result.json").read_text())
     assert result["steps"] == 2
     assert result["final_loss"] > 0  # a row whose completion was cut off whole would make it NaN
-    assert tables.read(1, "gap_metrics", "eval")["num_samples"].to_list() == [4]
+    assert tables.read(1, "gap_metrics", "eval.multiple_choice")["num_samples"].to_list() == [4]
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def test_lineage_shows_base_iterations_and_report(server: Server, page: Page) ->
 def test_a_stage_is_materialized_from_the_api_and_its_page_shows_numbers_and_plot(
     server: Server, page: Page
 ) -> None:
-    path = ["mini", "iteration_0", "verifications"]
+    path = ["mini", "iteration_0", "verifications", "multiple_choice"]
     params = {
         "selector": {
             "repositoryLocationName": "si_dagster",
