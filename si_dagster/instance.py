@@ -19,7 +19,9 @@ from dagster._core.instance.ref import InstanceRef
 from si_dagster.store.errors import ArtifactBusy
 from si_dagster.store.locks import FileLock
 
-INSTANCE_CONFIG = Path(__file__).parent.parent / "dagster.yaml"
+INSTANCE_CONFIG = Path(__file__).parent / "instance.yaml"
+"""Named so that Dagster, started beside it, does not warn of a `dagster.yaml` that it will not use."""
+
 STREAMS_TO_TERMINAL: Any = {
     "compute_logs": {
         "module": "dagster._core.storage.noop_compute_log_manager",

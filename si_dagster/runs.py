@@ -293,5 +293,8 @@ def exec_ui(port: int) -> None:
     os.environ["SI_DAGSTER_HOME"] = str(home)
     root = Path(__file__).parent.parent
     os.chdir(root)
-    command = [sys.executable, "-m", "dagster", "dev", "--workspace", "workspace.yaml", "--port", str(port)]
+    # A message of two lines that names another tool, on every start.
+    quiet = ["-W", "ignore:Function `dev_command` is superseded"]
+    serve = ["-m", "dagster", "dev", "--workspace", "workspace.yaml", "--port", str(port)]
+    command = [sys.executable, *quiet, *serve]
     os.execv(sys.executable, command)
