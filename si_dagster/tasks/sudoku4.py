@@ -10,8 +10,11 @@ Catalogue card
         one_per_grid` poses such a set for evaluation: fixed clue patterns (ours), all held out.
     Few-shot: 4 of our own, none on the evaluation side; right and wrong ones balanced for verification.
 
+    Methods: multiple choice; with option `methods`, pico policies are also taught (and asked) to reason and
+        conclude, to score, and to compare. They mark clues, then each row, column and box, y or n.
+
 What it does not do: hold out *grids* (all 288 solutions occur on both sides; puzzles are held out), pose
-puzzles with one solution only, or offer chain-of-thought verification in the `pico` style.
+puzzles with one solution only, or offer methods beside multiple choice in other styles than `pico`.
 """
 
 import re
@@ -20,11 +23,12 @@ from functools import cache
 from hashlib import blake2b
 from importlib import resources
 from itertools import permutations
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from si_dagster.tasks.base import Grade, PromptStyle, Split, TaskDataError, TaskRow
+from si_dagster.tasks.pico_text import Checked, question, taught_methods, verification_lesson
 
 BLANK = "_"
 SIDE = 4
@@ -128,17 +132,25 @@ class Sudoku4:
         num_blanks: Blank cells of a puzzle, 1 to 15; more are harder. A puzzle has 16 less that many clues.
         puzzle_set: Evaluation puzzles are drawn at `random` by the seed, or are the same 288 for every seed,
             `one_per_grid`. Training puzzles are drawn by the seed either way.
+        methods: Verification methods that the pre-training text teaches. A choice of its own, since each
+            takes text, and so quality, from the others.
     """
 
     name: ClassVar[str] = "sudoku4"
     grader_version: ClassVar[str] = "1"
 
-    def __init__(self, num_blanks: int = 8, puzzle_set: Literal["random", "one_per_grid"] = "random") -> None:
+    def __init__(
+        self,
+        num_blanks: int = 8,
+        puzzle_set: Literal["random", "one_per_grid"] = "random",
+        methods: Sequence[str] = ("multiple_choice",),
+    ) -> None:
         if not 1 <= num_blanks <= 15:
             raise TaskDataError(f"sudoku4: num_blanks is {num_blanks}, allowed are 1 to 15")
         if puzzle_set not in ("random", "one_per_grid"):
             raise TaskDataError(f"sudoku4: puzzle_set is {puzzle_set!r}, allowed are random, one_per_grid")
         self.num_blanks, self.puzzle_set = num_blanks, puzzle_set
+        self.methods = taught_methods(self.name, methods)
 
     def rows(self, split: Split, num_rows: int, seed: int) -> list[TaskRow]:
         """Distinct puzzles of one split; see `Task.rows`."""
@@ -203,15 +215,32 @@ class Sudoku4:
         Raises:
             TaskDataError: If this task has no prompt for the method.
         """
-        if method != "multiple_choice":
+        if method == "tournament" or method not in self._asked(style):
             raise TaskDataError(
-                f"sudoku4: no verification prompt for method {method!r}, only multiple_choice"
+                f"sudoku4: no verification prompt for method {method!r} in style {style}, only "
+                f"{', '.join(self._asked(style))}; pico policies know those of option `methods`"
             )
         if style == "pico":
-            return f"V{row.question}={NOT_AN_ANSWER.sub('', completion)[:NUM_CELLS]}:"
+            return question(method, row.question, _cleaned(completion))
         answer = NOT_A_DRAWN_ANSWER.sub("", completion)[: 4 * NUM_CELLS]
         template = _template("multiple_choice").replace("{question}", _drawn(row.question))
         return template.replace("{completion}", answer)
+
+    def comparison_prompt(self, row: TaskRow, first: str, second: str, style: PromptStyle) -> str:
+        """Two answers to one puzzle as the verifier of a tournament reads them.
+
+        Raises:
+            TaskDataError: Unless `methods` has it and the style is `pico`.
+        """
+        if "tournament" not in self._asked(style):
+            raise TaskDataError(
+                f"sudoku4: no prompt compares two answers in style {style}; pico policies know the methods "
+                f"of option `methods`: {', '.join(self.methods)}"
+            )
+        return question("tournament", row.question, _cleaned(first), _cleaned(second))
+
+    def _asked(self, style: PromptStyle) -> tuple[str, ...]:
+        return self.methods if style == "pico" else ("multiple_choice",)
 
     def verdict_labels(self, style: PromptStyle) -> tuple[str, str]:
         """The continuations that mean (correct, incorrect)."""
@@ -249,6 +278,9 @@ class Sudoku4:
                 are always right.
         """
         puzzles, grids = self._of_side("pretrain", num_examples, rng)
+        if self.methods != ("multiple_choice",):
+            yield from self._lessons(puzzles, grids, verification_fraction, error_rate, rng)
+            return
         verifies = rng.random(num_examples) < verification_fraction
         wrong = rng.random(num_examples) < np.where(verifies, 0.5, error_rate)
         answers = grids.copy()
@@ -260,6 +292,30 @@ class Sudoku4:
                 yield f"V{puzzle}={answer}:", "Y" if is_right else "N"
             else:
                 yield f"?{puzzle}A", answer
+
+    def _lessons(
+        self,
+        puzzles: np.ndarray,
+        grids: np.ndarray,
+        verification_fraction: float,
+        error_rate: float,
+        rng: np.random.Generator,
+    ) -> Iterator[tuple[str, str]]:
+        """Text of all `methods`; puzzles and grids int, shape (num, 16), else as in `pretraining_text`."""
+        pairs = [corrupted(puzzles, grids, rng) for _ in range(2)]
+        for puzzle, grid, *wrong in zip(puzzles, grids, *pairs, strict=True):
+            left = iter(wrong)
+
+            def answer_of(
+                right: bool, puzzle: np.ndarray = puzzle, grid: np.ndarray = grid, left: Any = left
+            ) -> Checked:
+                return checked(puzzle, grid if right else next(left))
+
+            (asked,) = to_text(puzzle[None])
+            if rng.random() < verification_fraction:
+                yield verification_lesson(self.methods, asked, answer_of, rng)
+            else:
+                yield f"?{asked}A", answer_of(bool(rng.random() >= error_rate)).answer
 
     def _of_side(self, side: Side, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Puzzles of one side with repetition allowed; each int, shape (count, 16)."""
@@ -334,6 +390,31 @@ def _rows_filled(puzzles: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     rows = puzzles.reshape(-1, SIDE, SIDE)
     fits = ((rows[:, :, None] == 0) | (rows[:, :, None] == ROWS)).all(axis=-1)  # (num, 4, 24)
     return ROWS[(rng.random(fits.shape) * fits).argmax(axis=-1)].reshape(-1, NUM_CELLS)
+
+
+def checked(puzzle: np.ndarray, answer: np.ndarray) -> Checked:
+    """An answer beside what it must keep: the clues, then 4 rows, 4 columns and 4 boxes, each y or n.
+
+    Args:
+        puzzle: Digits 1 to 4, 0 for blank; int, shape (16,).
+        answer: Digits 1 to 4; int, shape (16,).
+
+    Examples:
+        Two digits of the first row exchanged, one of them a clue: the clue, both columns; the box is whole.
+
+        >>> puzzle, answer = to_cells(["1___341221434321", "2134341221434321"])
+        >>> checked(puzzle, answer).check
+        'nyyyynnyyyyyy'
+    """
+    groups = (1 << answer[GROUPS]).sum(axis=1) == 0b11110
+    marks = [bool(((puzzle == 0) | (puzzle == answer)).all()), *groups.tolist()]
+    (text,) = to_text(answer[None])
+    check = "".join("y" if mark else "n" for mark in marks)
+    return Checked(text, check, sum(marks) / len(marks), all(marks))
+
+
+def _cleaned(completion: str) -> str:
+    return NOT_AN_ANSWER.sub("", completion)[:NUM_CELLS]
 
 
 def _grade(reference: str, completion: str) -> Grade:

@@ -27,6 +27,7 @@ def test_tasks_lists_every_task_with_a_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = json.loads(done.stdout)
     assert {"gsm8k", "math", "nq_open", "sudoku4", "mbpp", "svamp", "custom"} <= set(lines)
+    assert {"arithmetic", "facts"} <= set(lines)
     shown = run_cli(tmp_path, "tasks").stdout.splitlines()
     assert [line.split()[0] for line in shown] == list(lines)
 
@@ -49,7 +50,7 @@ def test_show_renders_one_row_for_every_role(tmp_path: Path, problems: str) -> N
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("tasks", "show", "chess"), "no task 'chess': allowed are custom,"),
+        (("tasks", "show", "chess"), "no task 'chess': allowed are arithmetic, custom,"),
         (("tasks", "show", "sudoku4", "--option", "blanks=3"), "options are num_blanks"),
         (("tasks", "show", "sudoku4", "--option", "num_blanks"), "is not of the form NAME=VALUE"),
         (("grade", "gsm8k", "nowhere.jsonl"), "no file nowhere.jsonl"),
