@@ -163,12 +163,13 @@ def status(study: StudyArgument, overrides: Overrides = None, as_json: JsonOptio
 
 
 def _shown_status(row: dict[str, Any]) -> dict[str, str]:
+    reason = (row["reason"] or "").partition(". ")[0]  # the way out of damage stands below the table
     drift = [f"{d['field']}: stored {d['stored']}, study says {d['study']}" for d in row["drift"]]
     return {
         "artifact": row["artifact"],
         "state": row["state"],
         "rows": str(row["num_rows"] or "-"),
-        "why": "\n".join([*drift, *filter(None, [row["reason"]])]),
+        "why": "\n".join([*drift, *filter(None, [reason])]),
     }
 
 

@@ -74,11 +74,14 @@ def read_manifest(folder: Path) -> Manifest | None:
     except ValidationError as error:
         first = error.errors()[0]
         raise CorruptArtifact(f"{path}: not a manifest ({first['loc']}: {first['msg']}). {REMEDY}") from error
-    expected = manifest.expected_checksum()
-    if manifest.checksum != expected or manifest.data_version != content_version(manifest.files):
-        raise CorruptArtifact(
-            f"{path}: expected checksum {expected}, found {manifest.checksum}: it was edited. {REMEDY}"
-        )
+    for what, expected, found in (
+        ("checksum", manifest.expected_checksum(), manifest.checksum),
+        ("data version", content_version(manifest.files), manifest.data_version),
+    ):
+        if expected != found:
+            raise CorruptArtifact(
+                f"{path}: expected {what} {expected}, found {found}: it was edited. {REMEDY}"
+            )
     return manifest
 
 

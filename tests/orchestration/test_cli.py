@@ -49,7 +49,7 @@ def test_every_kind_of_id_has_a_text(finished: Path, kind: str) -> None:
     identifier = {
         "verification": f"{generation}/multiple_choice/0",
         "checkpoint": f"mini/iteration_1/checkpoint/{CELL}",
-        "artifact": f"mini/iteration_0/gap_metrics/{CELL}/eval",
+        "artifact": f"mini/iteration_0/gap_metrics/{CELL}/eval.multiple_choice",
     }[kind]
     lines = run_cli(finished, "trace", identifier).stdout.splitlines()
     assert lines[0] == f"{kind} {identifier}"
