@@ -1,0 +1,324 @@
+"""What the pipeline costs beside the engine beneath it, side by side in one run.
+
+    python benchmarks/throughput.py asset --checkpoint DIR     the generations asset against its bare engine
+    python benchmarks/throughput.py harness --checkpoint DIR --lm-eval PYTHON    against lm-evaluation-harness
+    python benchmarks/throughput.py prefix                     multiple choice, prefix shared or read again
+    python benchmarks/throughput.py growth --checkpoint DIR    a whole iteration, 10^3 to 10^5 generations
+    python benchmarks/throughput.py store                      the store alone, to 10^7 rows
+    python benchmarks/throughput.py dagster --home DIR         share of a finished run outside its stages
+
+DIR is a Hugging Face folder, e.g. the base checkpoint of a finished quickstart. Each prints one JSON line a
+measurement, with command, machine and load. It does not measure quality, nor servers on other machines.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import yaml
+
+from si_dagster.engines.base import Prompt, SamplingParams
+from si_dagster.engines.registry import open_engine
+from si_dagster.plan import Plan
+from si_dagster.store.artifacts import Store
+from si_dagster.study import load_study, parse_study
+
+CELL = ("policy", "sudoku4")
+BASE_STUDY: dict[str, Any] = {
+    "name": "throughput",
+    "tasks": [{"name": "sudoku4", "options": {"num_blanks": 8}}],
+    "generation": {"n": 16, "temperature": 1.0, "top_p": 1.0, "max_tokens": 20},
+    "weighting": {"q": 0.75, "max_per_prompt": 4},
+    "distillation": {"learning_rate": 1.0e-3, "max_steps": 100},
+    "iterations": 1,
+    "stop": {"min_gap": -1.0},
+}
+
+
+def told(name: str, **numbers: Any) -> None:
+    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in numbers.items()}
+    print(json.dumps({"benchmark": name, **rounded}), flush=True)
+
+
+def machine() -> None:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine())
+    told("machine", cores=os.cpu_count(), cpu=cpu, load=os.getloadavg()[0], command=" ".join(sys.argv))
+
+
+def study_file(folder: Path, checkpoint: Path, train: int, held: int) -> Path:
+    study = {
+        **BASE_STUDY,
+        "models": [{"name": "policy", "path": str(checkpoint.absolute()), "prompt_style": "pico"}],
+        "splits": {"train": train, "eval": held},
+    }
+    file = folder / "throughput.yaml"
+    file.write_text(yaml.safe_dump(study))
+    return file
+
+
+def run_study(file: Path, home: Path, *options: str) -> tuple[float, float]:
+    """Wall seconds and peak GB (of the largest process) of a run from the command line."""
+    code = "from si_dagster.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", str(file), "--json", *options]
+    began = time.perf_counter()
+    child = subprocess.Popen(
+        command, env={**os.environ, "SI_DAGSTER_HOME": str(home)}, stdout=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        sys.exit(f"the run failed: {' '.join(command)}")
+    return time.perf_counter() - began, usage.ru_maxrss * 1024 / 1e9
+
+
+def bare(arguments: argparse.Namespace) -> None:
+    """The engine alone, in a process of its own: import, load, draw everything in one call."""
+    table = pl.read_parquet(arguments.prompts)
+    engine = open_engine(arguments.engine, arguments.checkpoint)
+    sampling = SamplingParams(n=16, temperature=1.0, top_p=1.0, max_tokens=20, seed=1)
+    engine.generate([Prompt(*row) for row in table.select("prompt_id", "prompt").iter_rows()], sampling)
+    engine.close()
+
+
+def asset(arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch) / "home"
+        file = study_file(Path(scratch), arguments.checkpoint, train=4, held=arguments.num_prompts)
+        run_study(file, home, "--engine", arguments.engine)
+        plan, store = Plan(load_study(file)), Store(home)
+        made = store.require(plan.address("generations", 0, CELL, "eval"))
+        prompts = store.require(plan.address("prompts", 0, CELL, "eval")).part_paths[0]
+        seconds = {"asset": made.manifest.metadata["wall_seconds"]}
+        command = [sys.executable, __file__, "bare", "--engine", arguments.engine]
+        command += ["--checkpoint", str(arguments.checkpoint), "--prompts", str(prompts)]
+        began = time.perf_counter()
+        subprocess.run(command, check=True)
+        seconds["bare"] = time.perf_counter() - began
+        told(
+            "asset against bare engine",
+            engine=arguments.engine,
+            completions=made.manifest.num_rows,
+            asset_seconds=seconds["asset"],
+            bare_seconds=seconds["bare"],
+            ratio=seconds["asset"] / seconds["bare"],
+        )
+
+
+HARNESS_TASK = {
+    "task": "sudoku4_samples",
+    "dataset_path": "json",
+    "output_type": "generate_until",
+    "test_split": "test",
+    "doc_to_text": "{{prompt}}",
+    "doc_to_target": "{{prompt_id}}",
+    "repeats": 16,
+    "generation_kwargs": {"until": ["\n"], "do_sample": True, "temperature": 1.0, "max_gen_toks": 20},
+    "metric_list": [{"metric": "exact_match"}],
+}
+
+
+def harness(arguments: argparse.Namespace) -> None:
+    """The same prompts, 16 samples each, by lm-evaluation-harness and by a run up to generations."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, home = Path(scratch), Path(scratch) / "home"
+        file = study_file(folder, arguments.checkpoint, train=4, held=arguments.num_prompts)
+        ours, _ = run_study(file, home, "--engine", arguments.engine)
+        plan, store = Plan(load_study(file)), Store(home)
+        made = store.require(plan.address("generations", 0, CELL, "eval"))
+        prompts = store.require(plan.address("prompts", 0, CELL, "eval")).read(["prompt_id", "prompt"])
+        prompts.write_ndjson(folder / "prompts.jsonl")
+        task = {**HARNESS_TASK, "dataset_kwargs": {"data_files": {"test": str(folder / "prompts.jsonl")}}}
+        (folder / "sudoku4_samples.yaml").write_text(yaml.safe_dump(task))
+        backend = {"transformers": "hf", "vllm": "vllm"}[arguments.engine]
+        command = [arguments.lm_eval, "-m", "lm_eval", "run", "--model", backend]
+        command += ["--model_args", f"pretrained={arguments.checkpoint},dtype=float32"]
+        command += ["--tasks", "sudoku4_samples", "--include_path", str(folder), "--batch_size", "256"]
+        began = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        theirs = time.perf_counter() - began
+        told(
+            "asset against lm-evaluation-harness",
+            engine=arguments.engine,
+            completions=made.manifest.num_rows,
+            asset_seconds=made.manifest.metadata["wall_seconds"],
+            whole_study_seconds=ours,
+            harness_seconds=theirs,
+            ratio=theirs / made.manifest.metadata["wall_seconds"],
+        )
+
+
+def prefix(arguments: argparse.Namespace) -> None:
+    """32 answers a prompt behind a shared beginning, against a forward pass over every full text."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from benchmarks.engine import random_policy
+
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.checkpoint or random_policy(Path(scratch), 128, 4)
+        begin = ["".join(rng.choice(list("1234_"), arguments.prefix)) for _ in range(arguments.num_prompts)]
+        texts = [f"V{b}={''.join(rng.choice(list('1234'), 16))}:" for b in begin for _ in range(32)]
+        engine = open_engine("transformers", folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        labels = [tokenizer(label, add_special_tokens=False)["input_ids"][0] for label in ("Y", "N")]
+
+        def independent() -> np.ndarray:
+            found = []
+            for start in range(0, len(texts), 128):
+                batch = tokenizer(
+                    texts[start : start + 128], return_tensors="pt"
+                )  # equal lengths: no padding
+                with torch.inference_mode():
+                    logits = model(input_ids=batch.input_ids).logits[:, -1]
+                found.append(logits.log_softmax(-1)[:, labels].double().numpy())
+            return np.concatenate(found)
+
+        contenders = {"shared": lambda: engine.label_logprobs(texts, ["Y", "N"]), "independent": independent}
+        best, scores = dict.fromkeys(contenders, float("inf")), {}
+        for _ in range(3):
+            for name, score in contenders.items():
+                began = time.perf_counter()
+                scores[name] = score()
+                best[name] = min(best[name], time.perf_counter() - began)
+        told(
+            "multiple choice, prefix shared or not",
+            prompts=arguments.num_prompts,
+            prefix_tokens=arguments.prefix,
+            shared_seconds=best["shared"],
+            independent_seconds=best["independent"],
+            ratio=best["independent"] / best["shared"],
+            largest_difference=float(np.abs(scores["shared"] - scores["independent"]).max()),
+        )
+
+
+def growth(arguments: argparse.Namespace) -> None:
+    for generations in arguments.sizes:
+        prompts = generations // 16 // 2
+        with tempfile.TemporaryDirectory() as scratch:
+            file = study_file(Path(scratch), arguments.checkpoint, train=prompts, held=prompts)
+            seconds, peak = run_study(file, Path(scratch) / "home", "--engine", arguments.engine)
+            told(
+                "growth of an iteration",
+                generations=2 * prompts * 16,
+                seconds=seconds,
+                us_a_generation=1e6 * seconds / (2 * prompts * 16),
+                peak_gb_of_largest_process=peak,
+            )
+
+
+def store(arguments: argparse.Namespace) -> None:
+    """One generations artifact, written in chunks of 4096 rows, then read as a gap would."""
+    for rows in arguments.sizes:
+        with tempfile.TemporaryDirectory() as scratch:
+            command = [sys.executable, __file__, "write", "--rows", str(rows), "--home", scratch]
+            began = time.perf_counter()
+            child = subprocess.Popen(command)
+            _, status, usage = os.wait4(child.pid, 0)
+            if status:
+                sys.exit("writing failed")
+            size = sum(f.stat().st_size for f in Path(scratch).rglob("*") if f.is_file())
+            told(
+                "growth of the store",
+                rows=rows,
+                seconds=time.perf_counter() - began,
+                us_a_row=1e6 * (time.perf_counter() - began) / rows,
+                peak_gb=usage.ru_maxrss * 1024 / 1e9,
+                gb_on_disk=size / 1e9,
+            )
+
+
+def write(arguments: argparse.Namespace) -> None:
+    plan = Plan(parse_study({**BASE_STUDY, **_no_model()}, "benchmark"))
+    address = plan.address("generations", 0, CELL, "eval")
+    with Store(arguments.home).open_writer(
+        address, plan.recipe(address), plan.fingerprint(address), study_snapshot={}
+    ) as writer:
+        for chunk in _chunks(address.artifact_id, arguments.rows):
+            writer.write_part(chunk)
+        writer.commit(metadata={}, code_version="1")
+
+
+def _no_model() -> dict[str, Any]:
+    return {"models": [{"name": "policy", "path": "none"}], "splits": {"train": 1, "eval": 1}}
+
+
+def _chunks(prefix: str, rows: int) -> Iterator[pl.DataFrame]:
+    for start in range(0, rows, 4096):
+        index = pl.int_range(start, min(rows, start + 4096), eager=True)
+        prompt = "eval-" + (index // 16).cast(pl.String).str.zfill(9)
+        sample = (index % 16).cast(pl.Int32)
+        yield pl.DataFrame(
+            {
+                "generation_id": prefix + "/" + prompt + "/" + sample.cast(pl.String),
+                "prompt_id": prompt,
+                "split": ["eval"] * len(index),
+                "sample_index": sample,
+                "completion": (index * 7919 % 2**31).cast(pl.String).str.zfill(16),
+                "finish_reason": ["stop"] * len(index),
+                "num_tokens": pl.Series([17] * len(index), dtype=pl.Int32),
+                "logprob": -(index % 97) / 10,
+            }
+        )
+
+
+def dagster(arguments: argparse.Namespace) -> None:
+    """Wall of a run less the wall of its stages, from the manifests and Dagster's own record of the run."""
+    import dagster as dg
+
+    from si_dagster.instance import open_instance
+
+    home = arguments.home.absolute()
+    stages = sum(m.metadata.get("wall_seconds", 0.0) for m in Store(home).manifests())
+    with open_instance(home) as instance:
+        records = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
+        wall = sum((r.end_time or 0) - (r.start_time or 0) for r in records)
+    told("Dagster's share", run_seconds=wall, stage_seconds=stages, share=1 - stages / wall)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=[*MEASURES])
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--engine", default="transformers")
+    parser.add_argument("--home", type=Path)
+    parser.add_argument("--prompts", type=Path)
+    parser.add_argument("--num-prompts", type=int, default=2000)
+    parser.add_argument("--prefix", type=int, default=200)
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--sizes", type=lambda text: [int(float(size)) for size in text.split(",")])
+    parser.add_argument("--lm-eval", help="python of an environment with lm_eval")
+    return parser.parse_args()
+
+
+MEASURES = {
+    function.__name__: function for function in (asset, harness, prefix, growth, store, dagster, bare, write)
+}
+SIZES = {"growth": [10**3, 10**4, 10**5], "store": [10**5, 10**6, 10**7]}
+
+
+def main() -> None:
+    arguments = parsed()
+    arguments.sizes = arguments.sizes or SIZES.get(arguments.what)
+    if arguments.what not in ("bare", "write"):
+        print(f"# {datetime.now().date()}", flush=True)
+        machine()
+    MEASURES[arguments.what](arguments)
+
+
+if __name__ == "__main__":
+    main()
