@@ -26,6 +26,15 @@ def when_missing() -> dg.AutomationCondition:
     return dg.AutomationCondition.missing() & ~dg.AutomationCondition.in_progress()
 
 
+def whenever_something_is_new() -> dg.AutomationCondition:
+    """For what sums up the study: not `eager`, since a loop that stopped leaves inputs missing for good."""
+    return (
+        dg.AutomationCondition.any_deps_updated()
+        & ~dg.AutomationCondition.any_deps_in_progress()
+        & ~dg.AutomationCondition.in_progress()
+    )
+
+
 def job_name(study_name: str, what: str) -> str:
     """A job name of a study: letters, digits and `_`."""
     return "".join(c if c.isalnum() else "_" for c in f"{study_name}__{what}")
@@ -108,4 +117,5 @@ __all__ = [
     "study_metrics",
     "when_inputs_are_good",
     "when_missing",
+    "whenever_something_is_new",
 ]

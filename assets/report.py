@@ -5,19 +5,21 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from si_dagster.analysis.catalogue import ANALYSES
 from si_dagster.analysis.cost import artifact_costs, shown_costs, summed_costs
 from si_dagster.analysis.plots import iteration_chart, to_markdown
-from si_dagster.analysis.report import html_report
+from si_dagster.analysis.report import Section, html_report
 from si_dagster.analysis.table import markdown_table, shown_rows
 from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store
 from si_dagster.store.atomic import write_bytes
+from si_dagster.store.layout import Address
 
 CARD = """The study on one page: J, gap and pass@k over iterations, and what the intervals allow to say.
 
 Made from whatever iterations are complete: a loop that stopped is reported up to where it stopped.
 
-Reads: gap_metrics of all iterations, models and tasks.
+Reads: gap_metrics of all iterations, models and tasks; all analyses.
 
 Writes: report.html under the home folder.
 """
@@ -32,7 +34,8 @@ def materialize(plan: Plan, store: Store) -> dg.MaterializeResult:
     path.parent.mkdir(parents=True, exist_ok=True)
     manifests = (m for a in plan.nodes if (m := store.manifest(a)) is not None)
     costs = summed_costs(artifact_costs(manifests), ("iteration", "stage"), plan.study.price)
-    write_bytes(path, html_report(study, metrics, stopped, shown_costs(costs)).encode())
+    page = html_report(study, metrics, stopped, shown_costs(costs), sections(plan, store))
+    write_bytes(path, page.encode())
     table = markdown_table(shown_rows(metrics))
     metadata: dict[str, Any] = {
         "path": dg.MetadataValue.path(path),
@@ -42,6 +45,22 @@ def materialize(plan: Plan, store: Store) -> dg.MaterializeResult:
         "dagster/row_count": metrics.height,
     }
     return dg.MaterializeResult(metadata=metadata)
+
+
+def sections(plan: Plan, store: Store) -> list[Section]:
+    """The analyses that are stored and have something to say, in the order of the catalogue."""
+    found = []
+    for name, analysis in ANALYSES.items():
+        address = Address(plan.study.name, None, name)
+        if store.manifest(address) is None:
+            continue
+        artifact, module = store.require(address), analysis.load()
+        rows = module.shown(artifact.read()) if artifact.manifest.num_rows else []
+        picture = artifact.manifest.metadata.get("plot", "")
+        if rows:
+            image = picture.partition("](")[2].removesuffix(")")
+            found.append(Section(module.TITLE, module.READING, image, rows))
+    return found
 
 
 def study_metrics(plan: Plan, store: Store) -> pl.DataFrame:

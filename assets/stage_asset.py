@@ -6,7 +6,7 @@ was begun is continued, one of another recipe is refused unless the run may supe
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from si_dagster.stages.base_checkpoint import CheckpointError, files_digest, mod
 from si_dagster.store import schemas
 from si_dagster.store.artifacts import Store
 from si_dagster.store.errors import StoreError
+from si_dagster.store.layout import Address
 from si_dagster.store.lineage import Catalogue
 from si_dagster.store.manifest import InputRef, Manifest
 from si_dagster.study import Study
@@ -68,11 +69,11 @@ def partitions(study: Study) -> dg.MultiPartitionsDefinition:
 
 
 def asset_key(study: Study, stage: str, iteration: int | None) -> dg.AssetKey:
-    """`<study>/iteration_<t>/<stage>`, or `<study>/<stage>` outside the loop.
+    """`<study>/iteration_<t>/<stage>`; outside the loop `<study>/<stage>` or `<study>/analysis/<stage>`.
 
     Verifications have one key each, with their name behind: see `plan.asset_path`.
     """
-    return dg.AssetKey([study.name, *([] if iteration is None else [f"iteration_{iteration}"]), stage])
+    return dg.AssetKey(list(Address(study.name, iteration, stage).key))
 
 
 def group_name(study: Study, iteration: int | None, outside: str) -> str:
@@ -96,7 +97,7 @@ def stage_asset(
         kinds=set(stage.kinds),
         owners=OWNERS,
         tags={"si/study": study.name, **({} if iteration is None else {"si/iteration": str(iteration)})},
-        metadata={"dagster/column_schema": _column_schema(stage.name)} if _has_rows(stage.name) else {},
+        metadata={"dagster/column_schema": column_schema(stage.name)} if _has_rows(stage.name) else {},
         code_version=plan.code_version(path),
         automation_condition=automation,
         pool=stage.pool,
@@ -178,18 +179,18 @@ def materialize_cell(
 ) -> dg.MaterializeResult:
     """All parts of one asset of one cell, each kept, continued or made."""
     keys = context.partition_key.keys_by_dimension  # pyright: ignore[reportAttributeAccessIssue]
-    with _told_plainly():
+    with told_plainly():
         plan = planned(study)
         manifests = [
             _materialize_part(context, plan, node, stage, store, engine, trainer)
             for node in plan.assets[path]
             if (node.address.model, node.address.task) == (keys["model"], keys["task"])
         ]
-        return _result(manifests, store.store)
+        return result(manifests, store.store)
 
 
 @contextmanager
-def _told_plainly():
+def told_plainly() -> Iterator[None]:
     """Turn errors that trying again does not mend into one plain failure."""
     try:
         yield
@@ -240,7 +241,8 @@ def _input(store: Store, role: str, source: Any) -> InputRef:
     return store.require(source).manifest.as_input(role)
 
 
-def _result(manifests: list[Manifest], store: Store) -> dg.MaterializeResult:
+def result(manifests: list[Manifest], store: Store) -> dg.MaterializeResult:
+    """What the UI shows of some artifacts: their metadata, where they lie, their first rows."""
     versions = "".join(manifest.data_version for manifest in manifests)
     metadata: dict[str, Any] = {"dagster/row_count": sum(manifest.num_rows for manifest in manifests)}
     for manifest in manifests:
@@ -278,7 +280,8 @@ def _has_rows(stage: str) -> bool:
     return stage in schemas.TABLES
 
 
-def _column_schema(stage: str) -> dg.TableSchema:
+def column_schema(stage: str) -> dg.TableSchema:
+    """The declared columns of a table, for the UI."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(

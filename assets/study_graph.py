@@ -7,6 +7,7 @@ partitions. The edges come from the plan, which also makes the fingerprints and 
 import dagster as dg
 
 from assets import (
+    analysis,
     base_checkpoint,
     checkpoint,
     filtered_set,
@@ -17,11 +18,28 @@ from assets import (
     utilities,
     verifications,
 )
-from assets.automation import next_iteration_schedule, study_job, when_inputs_are_good, when_missing
+from assets.automation import (
+    next_iteration_schedule,
+    study_job,
+    when_inputs_are_good,
+    when_missing,
+    whenever_something_is_new,
+)
 from assets.checks import gap_is_open, graders_work, no_evaluation_prompt_in_training_rows
-from assets.stage_asset import OWNERS, Stage, asset_key, group_name, stage_asset
+from assets.stage_asset import (
+    OWNERS,
+    Stage,
+    asset_key,
+    column_schema,
+    group_name,
+    planned,
+    stage_asset,
+    told_plainly,
+)
 from resources.store import StoreResource
-from si_dagster.plan import Plan
+from si_dagster.analysis.catalogue import ANALYSES
+from si_dagster.plan import SUMMARIES, Plan, asset_path
+from si_dagster.store.layout import Address
 from si_dagster.study import Study
 
 
@@ -51,7 +69,7 @@ def study_definitions(study: Study) -> dg.Definitions:
     assets = [
         stage_asset(plan, STAGES[stage], path, _automation(stage))
         for path, (node, *_) in plan.assets.items()
-        if (stage := node.address.stage) != "report"
+        if (stage := node.address.stage) not in SUMMARIES
     ]
     checks = [
         check(plan, iteration)
@@ -61,7 +79,7 @@ def study_definitions(study: Study) -> dg.Definitions:
     checks += [graders_work(plan, iteration) for iteration in range(study.iterations + 1)]
     job = study_job(plan, [asset.key for asset in assets])
     return dg.Definitions(
-        assets=[*assets, report_asset(plan)],
+        assets=[*assets, *(analysis_asset(plan, name) for name in ANALYSES), report_asset(plan)],
         asset_checks=checks,
         jobs=[job],
         schedules=[next_iteration_schedule(plan, job)],
@@ -72,23 +90,45 @@ def _automation(stage: str) -> dg.AutomationCondition:
     return when_missing() if stage in ("prompts", "base_checkpoint") else when_inputs_are_good()
 
 
+def analysis_asset(plan: Plan, name: str) -> dg.AssetsDefinition:
+    """One analysis: of all cells and iterations there are, whenever one is new."""
+    study = plan.study
+    address = Address(study.name, None, name)
+
+    @dg.asset(
+        key=asset_key(study, name, None),
+        deps=dict.fromkeys(dg.AssetKey(asset_path(source)) for source in plan.nodes[address].inputs.values()),
+        group_name=group_name(study, None, "analysis"),
+        description=ANALYSES[name].load().CARD,
+        kinds={"numpy", "altair", "parquet"},
+        owners=OWNERS,
+        tags={"si/study": study.name},
+        metadata={"dagster/column_schema": column_schema(name)},
+        code_version=plan.code_version(asset_path(address)),
+        automation_condition=whenever_something_is_new(),
+    )
+    def study_analysis(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        with told_plainly():
+            return analysis.materialize(planned(study), name, store.store, context)
+
+    return study_analysis
+
+
 def report_asset(plan: Plan) -> dg.AssetsDefinition:
-    """The report: one for all cells, whenever a gap is new."""
+    """The report: one for all cells, whenever a gap or an analysis is new."""
     study = plan.study
     gaps = [asset_key(study, "gap_metrics", iteration) for iteration in range(study.iterations + 1)]
 
     @dg.asset(
         key=asset_key(study, "report", None),
-        deps=gaps,
+        deps=[*gaps, *(asset_key(study, name, None) for name in ANALYSES)],
         group_name=group_name(study, None, "report"),
         description=report.CARD,
         kinds={"altair", "html"},
         owners=OWNERS,
         tags={"si/study": study.name},
         code_version=plan.code_version((study.name, "report")),
-        # Not `eager`: a loop that stopped leaves later gaps missing, and is reported all the same.
-        automation_condition=dg.AutomationCondition.any_deps_updated()
-        & ~dg.AutomationCondition.in_progress(),
+        automation_condition=whenever_something_is_new(),
     )
     def study_report(store: StoreResource) -> dg.MaterializeResult:
         return report.materialize(plan, store.store)

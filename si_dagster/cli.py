@@ -216,6 +216,43 @@ def cost(study: StudyArgument, overrides: Overrides = None, as_json: JsonOption 
 
 
 @app.command()
+def sweep(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    weighting: Annotated[
+        list[str] | None,
+        typer.Option("--weighting", help="FIELD=VALUE, e.g. q=0.9: the training rows this would exchange."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Other thresholds from stored verifications: every verification and ensemble, no engine asked."""
+    from dataclasses import asdict
+
+    from si_dagster import stored
+    from si_dagster.analysis import threshold_sweep
+    from si_dagster.store.artifacts import Store
+
+    found, store = stored.find_stored(study, overrides or []), Store()
+    if weighting:
+        other = stored.other_weighting(found, weighting)
+        differences = stored.training_set_differences(found, other, store)
+        if as_json:
+            _print_json([asdict(difference) for difference in differences])
+        else:
+            _print_rows(
+                [difference.shown() for difference in differences],
+                title=f"{study}: training rows under {other.label}, against {found.weighting.label}",
+            )
+        return
+    rows = stored.analysis_rows(found, "threshold_sweep", store)
+    if as_json:
+        _print_json(rows.to_dicts())
+    else:
+        _print_rows(threshold_sweep.shown(rows), title=f"{study}: thresholds chosen on half of the prompts")
+        console.print(" ".join(threshold_sweep.READING.split()), soft_wrap=True, highlight=False)
+
+
+@app.command()
 def trace(
     identifier: Annotated[
         str,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from si_dagster.analysis.catalogue import ANALYSES, Analysis
 from si_dagster.core.fingerprint import derive_seed, digest, fingerprint, flatten
 from si_dagster.store.layout import Address
 from si_dagster.study import BASE, SELF, ModelSpec, Study, VerificationSpec
@@ -31,6 +32,7 @@ CODE_VERSIONS = {
     "checkpoint": "1",
     "gap_metrics": "1",
     "report": "1",
+    **dict.fromkeys(ANALYSES, "1"),
 }
 """Raised when the code of a stage changes its numbers: part of every fingerprint of that stage."""
 
@@ -46,7 +48,10 @@ ITERATION_STAGES = (
 UPDATE_STAGES = ("filtered_set", "checkpoint")
 """Stages that the last, measured only, iteration does not have."""
 
-TRUTH_STAGES = ("utilities", "gap_metrics", "report")
+SUMMARIES = (*ANALYSES, "report")
+"""Stages that follow the loop and sum it up, made from whatever is there."""
+
+TRUTH_STAGES = ("utilities", "gap_metrics", *SUMMARIES)
 """Stages that may see ground truth. No input edge leads from them to a filtered set or a checkpoint."""
 
 
@@ -190,6 +195,7 @@ class Plan:
                 for split in self.splits(iteration):
                     for spec in self.study.verification:
                         yield self._gap_metrics(iteration, cell, split, spec)
+        yield from (self._analysis(analysis) for analysis in ANALYSES.values())
         yield self._report()
 
     def _node(
@@ -315,6 +321,35 @@ class Plan:
                 inputs["previous_verifications"] = self.address("verifications", iteration - 1, cell, part)
         return self._node(self.address("gap_metrics", iteration, cell, part), fields, inputs)
 
+    def _analysis(self, analysis: Analysis) -> Node:
+        """Of all iterations, models and tasks; it is made from those that are there."""
+        weighting = {**self.study.weighting.rule_fields(), "no_survivors": self.study.weighting.no_survivors}
+        fields = {
+            "weighting": {**weighting, "verification": self.study.weighting_verification().name},
+            "analysis": self.study.analysis.model_dump(mode="json", exclude={"pass_at_k"}),
+            "verification": {spec.name: spec.on_unparsed for spec in self.study.verification},
+            "seed": self.study.seed,
+        }
+        inputs = {source.artifact_id: source for source in self._analysed(analysis)}
+        return self._node(Address(self.study.name, None, analysis.name), fields, inputs)
+
+    def _analysed(self, analysis: Analysis) -> Iterator[Address]:
+        for cell in self.study.cells():
+            if "base_checkpoint" in analysis.reads:
+                yield self.address("base_checkpoint", None, cell)
+            for iteration in range(self.study.iterations + 1):
+                for split in self.splits(iteration):
+                    if split in analysis.splits:
+                        yield from self._analysed_rows(analysis, iteration, cell, split)
+
+    def _analysed_rows(
+        self, analysis: Analysis, iteration: int, cell: tuple[str, str], split: Split
+    ) -> Iterator[Address]:
+        parts = [verification_part(split, spec.name) for spec in self.study.verification]
+        for stage in (stage for stage in analysis.reads if stage != "base_checkpoint"):
+            for part in parts if stage in ("verifications", "gap_metrics") else [split]:
+                yield self.address(stage, iteration, cell, part)
+
     def _report(self) -> Node:
         inputs = {
             address.artifact_id: address
@@ -323,6 +358,7 @@ class Plan:
             for split in self.splits(iteration)
             for address in self.gaps(iteration, cell, split)
         }
+        inputs |= {name: Address(self.study.name, None, name) for name in ANALYSES}
         return self._node(Address(self.study.name, None, "report", None, None), {}, inputs)
 
     def _task_fields(self, name: str) -> dict[str, Any]:

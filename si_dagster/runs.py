@@ -20,6 +20,7 @@ from assets.report import stop_reason, study_metrics
 from assets.stage_asset import asset_key, planned
 from resources.engine import EngineResource
 from resources.store import StoreResource
+from si_dagster.analysis.catalogue import ANALYSES
 from si_dagster.analysis.cost import artifact_costs
 from si_dagster.analysis.table import shown_rows
 from si_dagster.console import progress_logger
@@ -164,7 +165,7 @@ def run_study(
             outcome.warnings += _failed_checks(result)
         plan = planned(study)
         if _measured(plan, store.store):
-            _report(bound, study, instance, tags)
+            outcome.failures += _sum_up(bound, study, instance, tags)
             metrics = study_metrics(plan, store.store)
             outcome.stopped = stop_reason(plan, metrics)
             # After a failure what is stored may be of another recipe, or of fewer iterations: not a result.
@@ -195,12 +196,22 @@ def _measured(plan: Plan, store: Store) -> bool:
     return any(a.stage == "gap_metrics" and store.manifest(a) for a in plan.nodes)
 
 
-def _report(bound: dg.Definitions, study: Study, instance: dg.DagsterInstance, tags: dict[str, str]) -> None:
-    report = asset_key(study, "report", None)
+def _sum_up(
+    bound: dg.Definitions, study: Study, instance: dg.DagsterInstance, tags: dict[str, str]
+) -> list[str]:
+    """Analyses, then the report, which an analysis that fails does not keep from being written."""
     graph = bound.resolve_implicit_global_asset_job_def()
-    graph.execute_in_process(
-        instance=instance, asset_selection=[report], run_config={"loggers": {"console": {}}}, tags=tags
-    )
+    messages = []
+    for keys in ([asset_key(study, name, None) for name in ANALYSES], [asset_key(study, "report", None)]):
+        done = graph.execute_in_process(
+            instance=instance,
+            asset_selection=keys,
+            raise_on_error=False,
+            run_config={"loggers": {"console": {}}},
+            tags=tags,
+        )
+        messages += _failures(done)
+    return messages
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:

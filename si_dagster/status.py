@@ -12,7 +12,7 @@ from typing import Any, Literal
 from assets.report import stop_reason, study_metrics
 from assets.stage_asset import planned
 from si_dagster.core.fingerprint import drift
-from si_dagster.plan import Node, Plan
+from si_dagster.plan import SUMMARIES, Node, Plan
 from si_dagster.store.artifacts import Store
 from si_dagster.store.errors import CorruptArtifact, RecipeDrift, StoreError
 from si_dagster.store.integrity import BEGIN
@@ -57,10 +57,13 @@ class ArtifactStatus:
 
 
 def study_status(study: Study, store: Store) -> list[ArtifactStatus]:
-    """Every artifact of a study, what is read before what reads it."""
+    """Every artifact of the loop, what is read before what reads it.
+
+    Analyses and the report are left out: they are made anew, unasked, whenever what they read is.
+    """
     plan, found = planned(study), dict[Address, ArtifactStatus]()
     for address, node in plan.nodes.items():
-        if address.stage != "report":
+        if address.stage not in SUMMARIES:
             found[address] = _artifact_status(plan, store, node, found)
     return list(found.values())
 

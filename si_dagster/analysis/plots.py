@@ -71,6 +71,64 @@ def _pass_at_k(alt: Any, rows: pl.DataFrame) -> Any:
     )
 
 
+def cell_titles(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with a column `cell` for panels: model, task and iteration, as far as they differ.
+
+    Examples:
+        >>> rows = pl.DataFrame({"iteration": [0, 1], "model": ["a", "a"], "task": ["s", "s"]})
+        >>> cell_titles(rows)["cell"].to_list()
+        ['iteration 0', 'iteration 1']
+    """
+    several = [name for name in ("model", "task") if rows[name].n_unique() > 1]
+    iteration = pl.format("iteration {}", "iteration")
+    return rows.with_columns(cell=pl.concat_str(*several, iteration, separator=", "))
+
+
+def interval_lines(
+    rows: pl.DataFrame,
+    *,
+    x: str,
+    y: str,
+    color: str,
+    title: str,
+    column: str | None = None,
+    row: str | None = None,
+    log_x: bool = False,
+) -> Any:
+    """Lines with a band from `<y>_low` to `<y>_high`, in panels.
+
+    Args:
+        rows: One a point; unknown ends of an interval leave the band open.
+        x: Quantitative column.
+        y: Quantitative column with its interval beside it.
+        color: Nominal column.
+        title: Of the y axis.
+        column: Nominal column of panels side by side.
+        row: Nominal column of panels one below the other.
+        log_x: Logarithmic x axis, base 2.
+    """
+    import altair as alt
+
+    panels = {name: field for name, field in (("column", column), ("row", row)) if field}
+    wanted = rows.select({x, y, f"{y}_low", f"{y}_high", color, *panels.values()})
+    scale = alt.Scale(type="log", base=2) if log_x else alt.Scale(zero=False)
+    base = alt.Chart(wanted).encode(
+        x=alt.X(f"{x}:Q", scale=scale),
+        color=alt.Color(f"{color}:N", legend=alt.Legend(title=None, orient="bottom", labelLimit=300)),
+    )
+    line = base.mark_line(point=alt.OverlayMarkDef(size=12)).encode(y=alt.Y(f"{y}:Q", title=title))
+    band = base.mark_area(opacity=0.12).encode(y=alt.Y(f"{y}_low:Q", title=title), y2=f"{y}_high:Q")
+    layered = (band + line).properties(width=WIDTH // 2 * (1 if column else 2), height=HEIGHT * 3 // 4)
+    if not panels:
+        return layered
+    header = alt.Header(title=None)
+    encoded: dict[str, Any] = {
+        name: (alt.Column if name == "column" else alt.Row)(f"{field}:N", header=header)
+        for name, field in panels.items()
+    }
+    return layered.facet(**encoded)
+
+
 def histogram(values: Sequence[float], title: str) -> Any:
     """How values spread: 20 bins, made here so that a million values stay a small picture."""
     import altair as alt

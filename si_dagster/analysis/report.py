@@ -5,6 +5,8 @@ draws no conclusion over several studies.
 """
 
 import html
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -18,7 +20,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem aut
   padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; font-size: 13px } th, td { padding: .3rem .6rem; text-align: left }
 tr { border-bottom: 1px solid #ddd } pre { background: #f6f6f6; padding: 1rem; overflow: auto }
-svg { max-width: 100%; height: auto }
+svg, img { max-width: 100%; height: auto }
+table { display: block; overflow-x: auto }
 """
 
 READING = """
@@ -28,6 +31,23 @@ distillation lost of it (negative: it did better). Brackets are {confidence:.0%}
 bootstrap over prompts; differences between iterations are paired by prompt. Coverage is the share of prompts
 on which the verifier kept at least one sample, retained the share of samples it kept.
 """
+
+
+@dataclass(frozen=True)
+class Section:
+    """One analysis on the page.
+
+    Attributes:
+        title: Its heading.
+        reading: How to read it.
+        image: Data URI of its picture; empty where it has none.
+        rows: What is shown of its table.
+    """
+
+    title: str
+    reading: str
+    image: str
+    rows: list[dict[str, str]]
 
 
 def findings(metrics: pl.DataFrame) -> list[str]:
@@ -51,7 +71,11 @@ def _sentence(subject: str, row: dict[str, Any], name: str) -> str:
 
 
 def html_report(
-    study: dict[str, Any], metrics: pl.DataFrame, stopped: str | None, costs: list[dict[str, str]]
+    study: dict[str, Any],
+    metrics: pl.DataFrame,
+    stopped: str | None,
+    costs: list[dict[str, str]],
+    sections: Sequence[Section] = (),
 ) -> str:
     """The page.
 
@@ -60,6 +84,7 @@ def html_report(
         metrics: Columns as the schema of `gap_metrics`; whatever iterations there are.
         stopped: Why the loop ended before its last iteration, if it did.
         costs: As `cost.shown_costs` returns, by iteration and stage.
+        sections: The analyses there are.
     """
     confidence = study["analysis"]["confidence"]
     parts = [
@@ -71,12 +96,19 @@ def html_report(
         "<h2>What the intervals allow to say</h2><ul>",
         *[f"<li>{html.escape(sentence)}</li>" for sentence in findings(metrics)],
         "</ul><h2>Training prompts</h2>" + _table(shown_rows(metrics, "train")),
+        *map(_section, sections),
         "<h2>Cost</h2>" + _table(costs),
         f"<h2>The study</h2><pre>{html.escape(yaml.safe_dump(study, sort_keys=False))}</pre>",
     ]
     title = html.escape(study["name"])
     head = f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>"
     return head + "\n".join(parts)
+
+
+def _section(section: Section) -> str:
+    image = f"<img alt='{html.escape(section.title)}' src='{section.image}'>" if section.image else ""
+    reading = html.escape(" ".join(section.reading.split()))
+    return f"<h2>{html.escape(section.title)}</h2>{image}<p>{reading}</p>{_table(section.rows)}"
 
 
 def _table(rows: list[dict[str, str]]) -> str:

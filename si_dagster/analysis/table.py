@@ -91,10 +91,16 @@ def shown_rows(metrics: pl.DataFrame, split: str = "eval") -> list[dict[str, str
     cells = [name for name in ("study", "model", "task", "verification") if metrics[name].n_unique() > 1]
     headings = {**{name: name for name in cells}, **SHOWN}
     rows = [row for row in gap_rows(metrics) if row["split"] == split]
-    return [{heading: _shown(row, name) for name, heading in headings.items()} for row in rows]
+    return [{heading: interval_text(row, name) for name, heading in headings.items()} for row in rows]
 
 
-def _shown(row: dict[str, Any], name: str) -> str:
+def interval_text(row: dict[str, Any], name: str) -> str:
+    """A value of a row as text, with its interval where it has one; `-` where it does not exist.
+
+    Examples:
+        >>> interval_text({"gap": 0.1, "gap_low": 0.05, "gap_high": 0.15}, "gap")
+        '0.100 [0.050, 0.150]'
+    """
     value = row[name]
     if value is None:
         return "-"

@@ -1,4 +1,4 @@
-"""Intervals by the cluster bootstrap: prompts are resampled, never samples.
+"""Intervals by the cluster bootstrap: prompts are resampled, never samples; and Student's t over prompts.
 
 Samples of one prompt share its difficulty, so treating them as independent gives intervals several times
 too narrow. All intervals here are percentile intervals: simple and transformation-respecting, but too
@@ -138,6 +138,54 @@ def bootstrap_ratios(
     draws = divide_or_nan(sums[:, :num_statistics], sums[:, num_statistics:])
     estimates = divide_or_nan(numerators.sum(axis=0), denominators.sum(axis=0))
     return [_percentile(float(e), draws[:, s], confidence) for s, e in enumerate(estimates)]
+
+
+@dataclass(frozen=True)
+class MeansAboveZero:
+    """Means over prompts, each tested against 0; all shape (num_statistics,), NaN where nothing is known.
+
+    Attributes:
+        mean: Of the known values.
+        low: Lower end of the t interval.
+        high: Upper end.
+        p_value: One-sided, of "the mean is not above 0".
+    """
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    p_value: np.ndarray
+
+
+def means_above_zero(columns: np.ndarray, confidence: float = 0.95) -> MeansAboveZero:
+    """Student's t over prompts, many statistics at once (ours).
+
+    Where hundreds of thresholds are tested a bootstrap of 1000 cannot serve: its smallest p-value, .001, is
+    above .05 after Holm over 50 tests. Prompts are independent, so t holds from some 30 prompts on. Values
+    that are all equal have no spread: the interval is a point, and p is 0 above 0 and 1 elsewhere.
+
+    Args:
+        columns: One value a prompt and statistic, NaN if unknown; shape (num_prompts, num_statistics).
+        confidence: In (0, 1).
+
+    Examples:
+        Mean 1, standard deviation 1, three prompts: t = 1 / (1 / sqrt(3)) = 1.732, P(T_2 > 1.732) = .1127:
+
+        >>> found = means_above_zero(np.array([[0.0], [1.0], [2.0]]))
+        >>> found.mean.tolist(), found.p_value.round(4).tolist()
+        ([1.0], [0.1127])
+    """
+    from scipy import special  # .3 s to import
+
+    known = ~np.isnan(columns)
+    num = known.sum(axis=0)
+    mean = divide_or_nan(np.where(known, columns, 0.0).sum(axis=0), num)
+    squares = (np.where(known, columns - mean, 0.0) ** 2).sum(axis=0)
+    error = np.sqrt(divide_or_nan(squares, num * (num - 1.0)))
+    width = special.stdtrit(np.maximum(num - 1, 1), (1.0 + confidence) / 2.0) * error
+    t = np.where(error > 0.0, divide_or_nan(mean, error), np.where(mean > 0.0, np.inf, -np.inf))
+    p_value = np.where(np.isnan(error), np.nan, special.stdtr(np.maximum(num - 1, 1), -t))
+    return MeansAboveZero(mean, mean - width, mean + width, p_value)
 
 
 def resampled_sums(columns: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:

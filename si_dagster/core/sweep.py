@@ -1,9 +1,10 @@
-"""Gaps of many thresholds at once: each method is sorted once, cumulative sums give every cut.
+"""Gaps of many thresholds at once: each method is sorted once, and that gives every cut.
 
 Agrees to rounding with `gap.estimate_gap` on `weighting.quantile_weights`, `best_of_n_weights` and
 `threshold_weights`, and serves where those would be called a hundred times: curves and interactive
-sweeps. It gives no intervals and picks no best cut: the cut that looks best on these samples has an
-inflated gap, so choose on one split of the prompts (`gap_per_prompt[split]`) and report on another.
+sweeps. Cuts are also had as masks, which ensembles and differences between training sets are made of. It
+gives no intervals and picks no best cut: the cut that looks best on these samples has an inflated gap, so
+choose on one split of the prompts (`gap_per_prompt[split]`) and report on another.
 """
 
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class GapCurve:
         gap: Mean gap over graded prompts; shape (num_cuts,), like all that follow.
         relative_gap: Mean of the ratios.
         reweighted_utility: Mean J(f[w]).
+        pooled_gap: Mean utility of all that stays less that of all samples; NaN where nothing stays.
         retained: Share of graded samples that stay.
         coverage: Share of graded prompts of which a graded sample stays.
         gap_per_prompt: NaN where nothing was graded; shape (num_prompts, num_cuts).
@@ -41,6 +43,7 @@ class GapCurve:
     gap: np.ndarray
     relative_gap: np.ndarray
     reweighted_utility: np.ndarray
+    pooled_gap: np.ndarray
     retained: np.ndarray
     coverage: np.ndarray
     gap_per_prompt: np.ndarray
@@ -131,16 +134,78 @@ def gap_by_threshold(
         >>> curve.gap.tolist(), curve.coverage.tolist()
         ([0.5, 0.0], [1.0, 0.0])
     """
+    return gap_of_kept(utilities, kept_at_thresholds(scores, thresholds), offsets, thresholds)
+
+
+def gap_of_kept(utilities: np.ndarray, kept: np.ndarray, offsets: np.ndarray, cuts: np.ndarray) -> GapCurve:
+    """The gap of keeping some samples and no others, for many choices at once: ensembles, for one.
+
+    Args:
+        utilities: In [0, 1], NaN where the grader failed; shape (num_samples,).
+        kept: bool; shape (num_cuts, num_samples).
+        offsets: Shape (num_prompts + 1,).
+        cuts: What the choices are called by; shape (num_cuts,).
+
+    Examples:
+        Keeping the one right of two, then nothing (gap 0 by convention):
+
+        >>> kept = np.array([[True, False], [False, False]])
+        >>> gap_of_kept(np.array([1.0, 0.0]), kept, np.array([0, 2]), np.array([0.0, 1.0])).gap.tolist()
+        [0.5, 0.0]
+    """
     check_utilities(utilities, offsets)
-    check_layout(offsets, scores)
     graded = ~np.isnan(utilities)
-    known_utilities = np.where(graded, utilities, 0.0)
-    kept, hits = np.zeros((2, len(offsets) - 1, len(thresholds)))
-    for c, tau in enumerate(thresholds):
-        stays = (scores >= tau) & graded
-        kept[:, c] = sum_per_prompt(stays, offsets)
+    all_graded = bool(graded.all())
+    known_utilities = utilities if all_graded else np.where(graded, utilities, 0.0)
+    num_kept, hits = np.zeros((2, len(offsets) - 1, len(cuts)))
+    for c, stays in enumerate(kept):
+        check_layout(offsets, stays)
+        stays = stays if all_graded else stays & graded
+        num_kept[:, c] = sum_per_prompt(stays, offsets)
         hits[:, c] = sum_per_prompt(stays * known_utilities, offsets)
-    return _curve(np.asarray(thresholds, dtype=np.float64), utilities, offsets, kept, hits)
+    return _curve(np.asarray(cuts, dtype=np.float64), utilities, offsets, num_kept, hits)
+
+
+def kept_at_thresholds(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Which samples `threshold_weights` keeps at each global threshold; bool, (num_cuts, num_samples).
+
+    Examples:
+        >>> kept_at_thresholds(np.array([0.2, np.nan, 0.7]), np.array([0.0, 0.5])).astype(int).tolist()
+        [[1, 0, 1], [0, 0, 1]]
+    """
+    return np.asarray(scores) >= np.asarray(thresholds)[:, None]
+
+
+def kept_at_quantiles(scores: np.ndarray, offsets: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    """Which samples `quantile_weights` keeps at each per-prompt quantile; each prompt is sorted once.
+
+    Args:
+        scores: NaN if unparsed; shape (num_samples,).
+        offsets: Shape (num_prompts + 1,).
+        quantiles: Each in [0, 1]; shape (num_cuts,).
+
+    Returns:
+        bool, shape (num_cuts, num_samples).
+
+    Raises:
+        ValueError: If a quantile lies outside [0, 1].
+
+    Examples:
+        >>> kept_at_quantiles(np.array([1.0, 3.0, 2.0]), np.array([0, 3]), np.array([0.5, 1.0])).tolist()
+        [[False, True, True], [False, True, False]]
+    """
+    check_layout(offsets, scores)
+    for q in quantiles:
+        check_quantile(float(q))
+    kept = np.empty((len(quantiles), len(scores)), dtype=bool)
+    for _, rows in blocks_of_equal_size(offsets):
+        of_prompt = scores[rows]
+        ascending = np.sort(of_prompt, axis=1)  # NaN last
+        parsed = (~np.isnan(of_prompt)).sum(axis=1)
+        for c, q in enumerate(quantiles):
+            at = rank_of_quantile(parsed, float(q))[:, None]
+            kept[c, rows] = of_prompt >= np.take_along_axis(ascending, at, axis=1)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -202,6 +267,7 @@ def _curve(
         gap=mean_gap,
         relative_gap=np.array([mean_or_nan(relative_gap[:, c]) for c in columns]),
         reweighted_utility=mean_gap + mean_or_nan(expected[:, 0]),
+        pooled_gap=divide_or_nan(hits.sum(axis=0), kept.sum(axis=0)) - mean_or_nan(utilities),
         retained=divide_or_nan(kept.sum(axis=0), np.array(num_graded)),
         coverage=divide_or_nan((kept > 0.0).sum(axis=0), np.array(num_prompts)),
         gap_per_prompt=gap,

@@ -17,8 +17,9 @@ from si_dagster.core.diversity import answer_entropy, distinct_answers
 from si_dagster.core.fingerprint import derive_seed
 from si_dagster.core.intervals import Interval
 from si_dagster.core.pass_at_k import majority_at_k, pass_at_k
-from si_dagster.core.samples import answer_codes, mean_or_nan, offsets_from_sorted_ids
+from si_dagster.core.samples import mean_or_nan
 from si_dagster.core.verifier_quality import verifier_quality
+from si_dagster.stages.samples import PolicySamples, floats
 from si_dagster.stages.weighting import proxy_utilities, sample_weights
 from si_dagster.study import Study, VerificationSpec
 
@@ -45,24 +46,13 @@ class IterationTables:
     base_utilities: pl.DataFrame | None = None
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """One policy's samples as flat arrays, sorted by prompt."""
-
-    prompt_ids: np.ndarray  # (num_prompts,)
-    offsets: np.ndarray
-    utilities: np.ndarray
-    strict: np.ndarray
-    answers: np.ndarray
-
-
 def gap_metric_row(study: Study, spec: VerificationSpec, tables: IterationTables) -> dict[str, Any]:
     """The metrics of one verification; columns as the schema of `gap_metrics`, less its keys.
 
     The update error is told in the row of the verification that weights training, and is null in the others:
     only its reweighted policy was distilled.
     """
-    samples = _samples(tables.utilities)
+    samples = PolicySamples.of(tables.utilities)
     row = (
         _policy_metrics(study, samples)
         | _paired_metrics(study, samples, tables)
@@ -72,24 +62,7 @@ def gap_metric_row(study: Study, spec: VerificationSpec, tables: IterationTables
     return {name: _null_if_nan(value) for name, value in row.items()}
 
 
-def _samples(utilities: pl.DataFrame) -> _Samples:
-    rows = utilities.sort("prompt_id", "sample_index")
-    ids = rows["prompt_id"].to_numpy()
-    offsets = offsets_from_sorted_ids(ids)
-    return _Samples(
-        prompt_ids=ids[offsets[:-1]],
-        offsets=offsets,
-        utilities=_floats(rows["utility"]),
-        strict=_floats(rows["strict_utility"]),
-        answers=answer_codes(rows["extracted"].to_list()),
-    )
-
-
-def _floats(column: pl.Series) -> np.ndarray:
-    return column.cast(pl.Float64).fill_null(np.nan).to_numpy()
-
-
-def _policy_metrics(study: Study, samples: _Samples) -> dict[str, Any]:
+def _policy_metrics(study: Study, samples: PolicySamples) -> dict[str, Any]:
     """Metrics of the generator alone."""
     u, offsets = samples.utilities, samples.offsets
     n = int(np.diff(offsets).min())
@@ -115,7 +88,7 @@ def _bootstrap(study: Study) -> dict[str, Any]:
 
 
 def _verification_metrics(
-    study: Study, spec: VerificationSpec, samples: _Samples, verifications: pl.DataFrame
+    study: Study, spec: VerificationSpec, samples: PolicySamples, verifications: pl.DataFrame
 ) -> dict[str, Any]:
     scores = proxy_utilities(verifications)
     weights = _weights(study, spec, scores)
@@ -127,7 +100,7 @@ def _verification_metrics(
         saturated=study.analysis.saturated,
         **_bootstrap(study),
     )
-    quality = verifier_quality(samples.utilities, _floats(scores["proxy_utility"]), weights, samples.offsets)
+    quality = verifier_quality(samples.utilities, floats(scores["proxy_utility"]), weights, samples.offsets)
     return {
         "verification": spec.name,
         "method": spec.method,
@@ -146,7 +119,7 @@ def _weights(study: Study, spec: VerificationSpec, scores: pl.DataFrame) -> np.n
     return sample_weights(scores, study.weighting, spec.on_unparsed, study.seed)
 
 
-def _paired_metrics(study: Study, samples: _Samples, tables: IterationTables) -> dict[str, Any]:
+def _paired_metrics(study: Study, samples: PolicySamples, tables: IterationTables) -> dict[str, Any]:
     """J differences to the policy before and to the base, over the same prompts."""
     metrics: dict[str, Any] = {}
     for name, before in (
@@ -155,19 +128,19 @@ def _paired_metrics(study: Study, samples: _Samples, tables: IterationTables) ->
     ):
         interval = None
         if before is not None:
-            old = _same_prompts(_samples(before), samples)
+            old = _same_prompts(PolicySamples.of(before), samples)
             interval = update.improvement(_expected(old), _expected(samples), **_bootstrap(study))
         metrics |= _interval_columns(name, interval)
     return metrics
 
 
 def _update_metrics(
-    study: Study, spec: VerificationSpec, samples: _Samples, tables: IterationTables
+    study: Study, spec: VerificationSpec, samples: PolicySamples, tables: IterationTables
 ) -> dict[str, Any]:
     """Signed error of the update that led here: J(f_{t-1}[w]) - J(f_t)."""
     if tables.previous_utilities is None or tables.previous_verifications is None:
         return _interval_columns("update_error", None)
-    old = _same_prompts(_samples(tables.previous_utilities), samples)
+    old = _same_prompts(PolicySamples.of(tables.previous_utilities), samples)
     scores = proxy_utilities(tables.previous_verifications)
     weights = _weights(study, spec, scores)
     reweighted = gap.fill_no_survivors(
@@ -180,11 +153,11 @@ def _update_metrics(
     return _interval_columns("update_error", interval)
 
 
-def _expected(samples: _Samples) -> np.ndarray:
+def _expected(samples: PolicySamples) -> np.ndarray:
     return gap.expected_utility(samples.utilities, samples.offsets)
 
 
-def _same_prompts(old: _Samples, new: _Samples) -> _Samples:
+def _same_prompts(old: PolicySamples, new: PolicySamples) -> PolicySamples:
     if not np.array_equal(old.prompt_ids, new.prompt_ids):
         raise ValueError(
             "paired comparison needs the same evaluation prompts in both iterations; "

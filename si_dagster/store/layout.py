@@ -18,6 +18,10 @@ NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _ITERATION = re.compile(r"iteration_(0|[1-9][0-9]*)")
 _ROW = "::"
 
+ANALYSIS = "analysis"
+ANALYSES = ("threshold_sweep",)
+"""Stages that follow the loop and lie together, below `<study>/analysis/`."""
+
 
 def default_home() -> Path:
     """The folder named by `SI_DAGSTER_HOME`, else `./.si`, absolute."""
@@ -79,6 +83,8 @@ class Address:
                 check_name(kind, value)
         if self.stage.startswith("iteration_"):
             raise AddressError(f"stage name {self.stage!r} reads as an iteration: choose another name")
+        if self.stage in ANALYSES and self.iteration is not None:
+            raise AddressError(f"{self.stage} is of all iterations and cannot lie in one")
         if self.iteration is not None and (type(self.iteration) is not int or self.iteration < 0):
             raise AddressError(f"iteration {self.iteration!r} must be an int from 0, or None")
         if self.part is not None and self.cell is None:
@@ -99,6 +105,8 @@ class Address:
             >>> Address("pico", 0, "prompts", None, "facts").key
             ('pico', 'iteration_0', 'prompts')
         """
+        if self.stage in ANALYSES:
+            return (self.study, ANALYSIS, self.stage)
         iteration = () if self.iteration is None else (f"iteration_{self.iteration}",)
         return (self.study, *iteration, self.stage)
 
@@ -120,7 +128,8 @@ class Address:
         """
         names = artifact_id.split("/")
         iteration = _ITERATION.fullmatch(names[1]) if len(names) > 1 else None
-        rest = names[2:] if iteration else names[1:]
+        is_analysis = len(names) > 2 and names[1] == ANALYSIS
+        rest = names[2:] if iteration or is_analysis else names[1:]
         if not 1 <= len(rest) <= 3:
             raise AddressError(f"{artifact_id!r} is not <study>[/iteration_<t>]/<stage>[/<cell>[/<part>]]")
         model, _, task = rest[1].partition("|") if len(rest) > 1 else ("", "", "")

@@ -406,7 +406,8 @@ def _rows_view(connection: duckdb.DuckDBPyConnection, home: Path, table: TableSt
         [table.name],
     ).fetchall()
     columns = ", ".join(f"r.{column.name}" for column in table.columns)
-    cell = ", ".join(f"a.{name}" for name in _CELL)
+    # An analysis is of all cells, so its own columns say which a row is of.
+    cell = ", ".join(f"a.{name}" for name in _CELL if name not in table.dtypes)
     if not paths:
         typed = ", ".join(f"NULL::{_SQL_TYPES[column.kind]} AS {column.name}" for column in table.columns)
         return (

@@ -1,163 +1,20 @@
 """The declared columns of every stage: for checking what is written, for the UI and for docs/data.md.
 
-A column has one of four types, may be null or not, and says in one line what it holds. Not here: what
-rows mean together (that a utility belongs to a generation is `lineage`'s), and any conversion that could
-lose something: only widening casts are made.
+Not here: what rows mean together (that a utility belongs to a generation is `lineage`'s), and the tables of
+the analyses, which are in `analysis_schemas`.
 
 `python -m si_dagster.store.schemas [PATH]` writes docs/data.md.
 """
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import polars as pl
-
-from si_dagster.store.errors import SchemaError, StoreError
-
-Kind = Literal["string", "int", "float", "bool"]
-
-_DTYPES: dict[Kind, pl.DataType] = {
-    "string": pl.String(),
-    "int": pl.Int64(),
-    "float": pl.Float64(),
-    "bool": pl.Boolean(),
-}
-_WIDENS: dict[Kind, tuple[type[pl.DataType], ...]] = {
-    "string": (pl.Categorical, pl.Enum),
-    "int": (pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32),
-    "float": (pl.Float32,),
-    "bool": (),
-}
+from si_dagster.store.analysis_schemas import ANALYSIS_TABLES
+from si_dagster.store.columns import Column, FileStage, TableStage, interval_columns
+from si_dagster.store.errors import StoreError
 
 SPLITS = ("train", "eval")
 STATUSES = ("scored", "unparsed", "truncated", "engine_error", "grader_error")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column.
-
-    Attributes:
-        name: Its name.
-        kind: `string` (UTF-8), `int` (64 bit), `float` (64 bit, never NaN) or `bool`.
-        description: What it holds, in one line.
-        nullable: Whether null is allowed; null means unknown, never zero.
-        choices: The only values allowed, where they are few.
-    """
-
-    name: str
-    kind: Kind
-    description: str
-    nullable: bool = False
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class TableStage:
-    """A stage whose artifact is a table in Parquet parts.
-
-    Attributes:
-        name: Name of the stage.
-        view: Name of its view or table in the lineage catalogue.
-        description: What one row is.
-        columns: All columns, in order.
-        key: The natural key: unique within an artifact, and the order of the rows in a part.
-    """
-
-    name: str
-    view: str
-    description: str
-    columns: tuple[Column, ...]
-    key: tuple[str, ...]
-
-    @property
-    def dtypes(self) -> dict[str, pl.DataType]:
-        """Column -> polars type, in order."""
-        return {column.name: _DTYPES[column.kind] for column in self.columns}
-
-    def empty(self) -> pl.DataFrame:
-        """A table of this stage without rows."""
-        return pl.DataFrame(schema=self.dtypes)
-
-    def checked(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The frame with columns in declared order and types, sorted by natural key.
-
-        Raises:
-            SchemaError: If a column is missing, unknown or of another type, holds a null, NaN or value it
-                must not hold, or if a natural key occurs twice. All faults are named at once.
-        """
-        faults = [*self._column_faults(frame)]
-        if not faults:
-            frame = frame.select(pl.col(name).cast(dtype) for name, dtype in self.dtypes.items())
-            faults = [*self._value_faults(frame), *self._key_faults(frame)]
-        if faults:
-            raise SchemaError(f"not a table of stage {self.name!r}: " + "; ".join(faults))
-        return frame.sort(self.key)
-
-    def _column_faults(self, frame: pl.DataFrame) -> list[str]:
-        faults = []
-        if missing := [name for name in self.dtypes if name not in frame.columns]:
-            faults.append(f"missing columns: {', '.join(missing)}")
-        if unknown := [name for name in frame.columns if name not in self.dtypes]:
-            faults.append(f"unknown columns: {', '.join(unknown)}")
-        for column in self.columns:
-            if column.name in frame.columns and not _accepts(column, frame.schema[column.name]):
-                found = frame.schema[column.name]
-                faults.append(f"column {column.name} is {found}, declared {_DTYPES[column.kind]}")
-        return faults
-
-    def _value_faults(self, frame: pl.DataFrame) -> list[str]:
-        faults = []
-        for column in self.columns:
-            values = frame[column.name]
-            if not column.nullable and (nulls := values.null_count()):
-                faults.append(f"column {column.name} may not be null, {nulls} of {len(values)} rows are")
-            if column.kind == "float" and (nans := values.is_nan().sum()):
-                faults.append(f"column {column.name} holds {nans} NaN: write null for unknown")
-            if column.choices and (odd := set(values.drop_nulls().unique()) - set(column.choices)):
-                faults.append(
-                    f"column {column.name} holds {min(odd)!r}, allowed: {', '.join(column.choices)}"
-                )
-        return faults
-
-    def _key_faults(self, frame: pl.DataFrame) -> list[str]:
-        twice = frame.select(self.key).is_duplicated()
-        if not twice.any():
-            return []
-        example = frame.select(self.key).filter(twice).row(0, named=True)
-        return [f"natural key occurs twice, e.g. {example}"]
-
-
-@dataclass(frozen=True)
-class FileStage:
-    """A stage whose artifact is a folder of files that another program wrote.
-
-    Attributes:
-        name: Name of the stage.
-        description: What the folder holds.
-        suffixes: The only file types it may hold; none of them can carry code that runs on loading.
-    """
-
-    name: str
-    description: str
-    suffixes: tuple[str, ...]
-
-
-def _accepts(column: Column, found: pl.DataType) -> bool:
-    if found == _DTYPES[column.kind] or isinstance(found, _WIDENS[column.kind]):
-        return True
-    return column.nullable and found == pl.Null()
-
-
-def _interval(name: str, description: str, nullable: bool = True) -> tuple[Column, Column, Column]:
-    """A number with the ends of its interval."""
-    return (
-        Column(name, "float", description, nullable),
-        Column(f"{name}_low", "float", f"Lower end of the bootstrap interval of {name}.", True),
-        Column(f"{name}_high", "float", f"Upper end of the bootstrap interval of {name}.", True),
-    )
 
 
 _PROMPT_ID = Column("prompt_id", "string", "Natural key of the prompt; holds its split.")
@@ -297,12 +154,12 @@ _GAP_METRICS = TableStage(
         Column("verifier", "string", "Artifact id of the policy that verified."),
         Column("rule", "string", "Weight function with its parameters, e.g. `quantile(q=0.75)`."),
         Column("seed", "int", "Root seed of the study."),
-        *_interval("expected_utility", "J(f): mean over prompts of the mean utility."),
+        *interval_columns("expected_utility", "J(f): mean over prompts of the mean utility."),
         Column(
             "reweighted_utility", "float", "J(f[w]): mean over prompts of the weighted mean utility.", True
         ),
-        *_interval("gap", "J(f[w]) - J(f)."),
-        *_interval("relative_gap", "Mean over prompts of gap_x / (1 - J_x)."),
+        *interval_columns("gap", "J(f[w]) - J(f)."),
+        *interval_columns("relative_gap", "Mean over prompts of gap_x / (1 - J_x)."),
         Column("relative_gap_ratio_of_means", "float", "Gap / (1 - J): the ratio of the two means.", True),
         Column("relative_gap_trimmed", "float", "Trimmed mean of the per-prompt ratios.", True),
         Column("pooled_gap", "float", "Weighted mean utility over all samples minus the plain one.", True),
@@ -323,9 +180,9 @@ _GAP_METRICS = TableStage(
         Column("fpr", "float", "Share of wrong samples that keep a positive weight.", True),
         Column("auroc", "float", "Area under the ROC curve of û against u.", True),
         Column("auroc_per_prompt", "float", "Mean over prompts of the area within the prompt.", True),
-        *_interval("update_error", "ε̂ = J(f_{t-1}[w]) - J(f_t), signed."),
-        *_interval("improvement", "J(f_t) - J(f_{t-1})."),
-        *_interval("improvement_over_base", "J(f_t) - J(f_0)."),
+        *interval_columns("update_error", "ε̂ = J(f_{t-1}[w]) - J(f_t), signed."),
+        *interval_columns("improvement", "J(f_t) - J(f_{t-1})."),
+        *interval_columns("improvement_over_base", "J(f_t) - J(f_0)."),
         Column("num_prompts", "int", "Prompts measured."),
         Column("num_samples", "int", "Generations measured."),
         Column("num_missing", "int", "Generations without a utility, left out."),
@@ -338,9 +195,12 @@ _CHECKPOINT_FILES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 
 TABLES: dict[str, TableStage] = {
     table.name: table
-    for table in (_PROMPTS, _GENERATIONS, _UTILITIES, _VERIFICATIONS, _FILTERED_SET, _GAP_METRICS)
+    for table in (
+        *(_PROMPTS, _GENERATIONS, _UTILITIES, _VERIFICATIONS, _FILTERED_SET, _GAP_METRICS),
+        *ANALYSIS_TABLES,
+    )
 }
-"""Stages that are tables, in the order of the loop."""
+"""Stages that are tables, in the order of the loop, then the analyses."""
 
 FILES: dict[str, FileStage] = {
     stage.name: stage
@@ -378,11 +238,12 @@ _HEAD = """# Data
 What every stage writes, made from the declared schemas by `python -m si_dagster.store.schemas docs/data.md`.
 
 An artifact lies in `<home>/data/<study>/iteration_<t>/<stage>/<model>|<task>[/<part>]`, without
-`iteration_<t>` for what precedes or follows the loop. Tables are Parquet parts (`part-000000.parquet`,
-zstd, sorted by natural key), read as one; `manifest.json` is written last and holds the hash of every file.
-Null means unknown, never zero. In the lineage catalogue (`<home>/lineage.duckdb`) each table has a view over
-the complete artifacts of all studies, with the columns `study`, `iteration`, `model`, `task` and
-`artifact_id` in front; `metrics` is a table with `artifact_id` and `version` in front.
+`iteration_<t>` for what precedes or follows the loop; analyses lie in `<home>/data/<study>/analysis/<name>`.
+Tables are Parquet parts (`part-000000.parquet`, zstd, sorted by natural key), read as one; `manifest.json` is
+written last and holds the hash of every file. Null means unknown, never zero. In the lineage catalogue
+(`<home>/lineage.duckdb`) each table has a view over the complete artifacts of all studies, with the columns
+`study`, `iteration`, `model`, `task` and `artifact_id` in front; `metrics` is a table with `artifact_id` and
+`version` in front.
 """
 
 

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from si_dagster.core.gap import estimate_gap, gap_per_prompt
-from si_dagster.core.sweep import GapCurve, gap_by_num_kept, gap_by_quantile, gap_by_threshold
+from si_dagster.core.sweep import (
+    GapCurve,
+    gap_by_num_kept,
+    gap_by_quantile,
+    gap_by_threshold,
+    gap_of_kept,
+    kept_at_quantiles,
+    kept_at_thresholds,
+)
 from si_dagster.core.weighting import best_of_n_weights, quantile_weights, threshold_weights
 
 NAN = float("nan")
@@ -32,13 +40,17 @@ def _check(curve: GapCurve, column: int, utilities, weights, offsets) -> None:
         curve.gap_per_prompt[:, column], gap_per_prompt(utilities, weights, offsets), atol=1e-12
     )
     estimate = estimate_gap(utilities, weights, offsets)
-    ours = (curve.gap, curve.relative_gap, curve.reweighted_utility, curve.retained, curve.coverage)
+    ours = (
+        *(curve.gap, curve.relative_gap, curve.reweighted_utility),
+        *(curve.retained, curve.coverage, curve.pooled_gap),
+    )
     theirs = (
         estimate.gap,
         estimate.relative_gap,
         estimate.reweighted_utility,
         estimate.retained,
         estimate.coverage,
+        estimate.pooled_gap,
     )
     np.testing.assert_allclose([values[column] for values in ours], theirs, atol=1e-12)
 
@@ -70,6 +82,21 @@ def test_threshold_sweep_equals_threshold_weights(samples) -> None:
     curve = gap_by_threshold(utilities, scores, offsets, thresholds)
     for column, tau in enumerate(thresholds):
         _check(curve, column, utilities, threshold_weights(scores, tau), offsets)
+
+
+@given(scored_samples())
+@settings(deadline=None, max_examples=40)
+def test_masks_equal_the_weights_they_stand_for(samples) -> None:
+    utilities, scores, offsets = samples
+    kept = kept_at_quantiles(scores, offsets, QUANTILES)
+    for row, q in zip(kept, QUANTILES, strict=True):
+        np.testing.assert_array_equal(row, quantile_weights(scores, offsets, q) > 0)
+    thresholds = np.array([0.0, 2.0, 2.5, 9.0])
+    for row, tau in zip(kept_at_thresholds(scores, thresholds), thresholds, strict=True):
+        np.testing.assert_array_equal(row, threshold_weights(scores, tau) > 0)
+    curve = gap_of_kept(utilities, kept, offsets, QUANTILES)
+    for column, row in enumerate(kept):
+        _check(curve, column, utilities, row.astype(float), offsets)
 
 
 def test_choosing_the_best_cut_on_the_same_samples_inflates_the_gap() -> None:

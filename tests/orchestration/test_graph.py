@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from assets.stage_asset import planned
+from si_dagster.analysis.catalogue import ANALYSES
 from si_dagster.definitions import definitions
 from si_dagster.plan import TRUTH_STAGES, Plan
 from si_dagster.study import Study, load_study, parse_study
@@ -39,7 +40,15 @@ def test_definitions_are_loadable(graph: dg.Definitions) -> None:
 
 
 def test_edges_equal_the_committed_ones(graph: dg.Definitions) -> None:
-    assert edge_lines(graph) == EDGES.read_text().splitlines()
+    of_the_loop = [line for line in edge_lines(graph) if "/analysis/" not in line]
+    assert of_the_loop == EDGES.read_text().splitlines()
+
+
+def test_analyses_lead_to_the_report_alone(graph: dg.Definitions) -> None:
+    lines = [line for line in edge_lines(graph) if line.startswith("quickstart/analysis/")]
+    assert sorted(lines) == sorted(
+        f"quickstart/analysis/{name} -> quickstart/report (input)" for name in ANALYSES
+    )
 
 
 def test_keys_are_unrolled_and_grouped_by_iteration(graph: dg.Definitions) -> None:
@@ -47,6 +56,7 @@ def test_keys_are_unrolled_and_grouped_by_iteration(graph: dg.Definitions) -> No
     assert groups["quickstart/iteration_0/generations"] == "quickstart__iteration_0"
     assert groups["quickstart/iteration_1/checkpoint"] == "quickstart__iteration_1"
     assert groups["quickstart/base_checkpoint"] == "quickstart__base"
+    assert groups["quickstart/analysis/threshold_sweep"] == "quickstart__analysis"
     assert groups["quickstart/report"] == "quickstart__report"
 
 
@@ -88,7 +98,7 @@ def test_the_only_gates_lead_from_a_gap_to_the_generations_after_it(graph: dg.De
 def test_the_plan_agrees_that_ground_truth_reaches_no_policy() -> None:
     plan = Plan(QUICKSTART)
     reached = {address.stage for address in plan.descendants("utilities")}
-    assert reached == {"gap_metrics", "report"}
+    assert reached == {"gap_metrics", "report", *ANALYSES}
 
 
 def test_every_asset_shows_card_owner_kinds_code_version_and_columns(graph: dg.Definitions) -> None:
@@ -107,7 +117,7 @@ def test_more_iterations_leave_earlier_artifacts_alone() -> None:
     short, long = (
         Plan(load_study(ROOT / "studies" / "quickstart.yaml", [f"iterations={t}"])) for t in (2, 3)
     )
-    kept = [a for a in short.nodes if a.stage != "report"]
+    kept = [a for a in short.nodes if a.stage not in ("report", *ANALYSES)]
     assert kept
     for address in kept:
         assert short.fingerprint(address) == long.fingerprint(address), address
@@ -118,10 +128,10 @@ def test_more_iterations_leave_earlier_artifacts_alone() -> None:
     [
         ("generation.temperature=0.5", {"generations"}),
         ("verification.0.num_verifications=2", {"verifications"}),
-        ("weighting.q=0.5", {"filtered_set", "gap_metrics"}),
+        ("weighting.q=0.5", {"filtered_set", "gap_metrics", *ANALYSES}),
         ("weighting.beta=9", set()),  # not a parameter of the quantile rule
         ("distillation.learning_rate=0.002", {"checkpoint"}),
-        ("analysis.confidence=0.9", {"gap_metrics"}),
+        ("analysis.confidence=0.9", {"gap_metrics", *ANALYSES}),
         ("stop.min_gap=0.1", set()),  # decides whether, not what
         ("description=other", set()),
     ],
@@ -220,4 +230,4 @@ def test_every_verification_is_an_asset_and_a_second_one_moves_no_key() -> None:
     assert "method random, verifier base" in cards["random-by-base"]
     versions = [{s.key: s.code_version for s in graph.resolve_all_asset_specs()} for graph in (one, two)]
     moved = {key.path[-1] for key in versions[0] if versions[0][key] != versions[1][key]}
-    assert moved == {"gap_metrics"}  # holds a part more
+    assert moved == {"gap_metrics", *ANALYSES}  # hold a part more, or read one

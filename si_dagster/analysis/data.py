@@ -1,0 +1,136 @@
+"""What an analysis reads: the stored rows of one study, laid side by side as flat arrays.
+
+Only artifacts that are handed in can be read, and they are complete: a loop that stopped early has fewer. It
+estimates nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from si_dagster.core.weighting import fill_unparsed
+from si_dagster.stages.samples import PolicySamples, floats
+from si_dagster.stages.weighting import proxy_utilities, sample_weights
+from si_dagster.store.artifacts import Artifact
+from si_dagster.store.layout import Address
+from si_dagster.study import Study, VerificationSpec
+
+BOUNDS = ("oracle", "random")
+"""Methods that are no verifiers but the ends of any scale: ground truth, and noise."""
+
+UTILITY_COLUMNS = ("prompt_id", "sample_index", "utility", "strict_utility", "extracted")
+SCORE_COLUMNS = ("generation_id", "prompt_id", "sample_index", "verification_index", "proxy_utility")
+
+
+@dataclass(frozen=True)
+class ScoredSamples:
+    """Generations of one policy on one split, with utilities and the scores of every verification there is.
+
+    Attributes:
+        study: The study.
+        iteration: Of the policy.
+        model: That generated.
+        task: Of the prompts.
+        policy: Utilities and answers.
+        verifications: Verification name -> its stored rows.
+        artifacts: Of the study, for what else an analysis reads of this cell.
+    """
+
+    study: Study
+    iteration: int
+    model: str
+    task: str
+    split: str
+    policy: PolicySamples
+    verifications: Mapping[str, pl.DataFrame]
+    artifacts: Mapping[Address, Artifact] = field(repr=False)
+
+    @property
+    def keys(self) -> dict[str, object]:
+        """The columns that say which policy a row of a table is of."""
+        return {"iteration": self.iteration, "model": self.model, "task": self.task}
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Shape (num_prompts + 1,)."""
+        return self.policy.offsets
+
+    @property
+    def utilities(self) -> np.ndarray:
+        """Shape (num_samples,); NaN where the grader failed."""
+        return self.policy.utilities
+
+    @property
+    def specs(self) -> list[VerificationSpec]:
+        """Verifications of the study that are stored, in its order."""
+        return [spec for spec in self.study.verification if spec.name in self.verifications]
+
+    @cached_property
+    def tables(self) -> dict[str, pl.DataFrame]:
+        """Verification name -> one score a generation, rows in the order of the samples."""
+        return {name: proxy_utilities(rows) for name, rows in self.verifications.items()}
+
+    @cached_property
+    def scores(self) -> dict[str, np.ndarray]:
+        """Verification name -> scores, unparsed ones dealt with as the study says; shape (num_samples,)."""
+        return {
+            spec.name: fill_unparsed(
+                floats(self.tables[spec.name]["proxy_utility"]), self.offsets, spec.on_unparsed
+            )
+            for spec in self.specs
+        }
+
+    def weights(self, spec: VerificationSpec) -> np.ndarray:
+        """Weights under the rule of the study, as for gap_metrics; shape (num_samples,)."""
+        return sample_weights(self.tables[spec.name], self.study.weighting, spec.on_unparsed, self.study.seed)
+
+    def rows_of(self, stage: str, columns: list[str]) -> pl.DataFrame | None:
+        """Further columns of this cell, one row a sample or prompt, sorted by their keys."""
+        address = Address(self.study.name, self.iteration, stage, self.model, self.task, self.split)
+        artifact = self.artifacts.get(address)
+        return None if artifact is None else artifact.read(columns)
+
+
+class StudyData:
+    """The stored rows of one study.
+
+    Args:
+        study: The study.
+        artifacts: Address -> complete artifact: all that may be read.
+    """
+
+    def __init__(self, study: Study, artifacts: Mapping[Address, Artifact]) -> None:
+        self.study, self.artifacts = study, artifacts
+
+    def samples(self, split: str = "eval") -> Iterator[ScoredSamples]:
+        """Every policy that has utilities and at least one verification, by cell, then iteration."""
+        for model, task in self.study.cells():
+            for iteration in range(self.study.iterations + 1):
+                found = self._samples(iteration, model, task, split)
+                if found is not None:
+                    yield found
+
+    def table(self, address: Address) -> pl.DataFrame | None:
+        """The rows of one artifact, if it is there."""
+        artifact = self.artifacts.get(address)
+        return None if artifact is None else artifact.read()
+
+    def _samples(self, iteration: int, model: str, task: str, split: str) -> ScoredSamples | None:
+        cell = (self.study.name, iteration)
+        utilities = self.artifacts.get(Address(*cell, "utilities", model, task, split))
+        verifications = {
+            spec.name: artifact.read(SCORE_COLUMNS)
+            for spec in self.study.verification
+            if (
+                artifact := self.artifacts.get(
+                    Address(*cell, "verifications", model, task, f"{split}.{spec.name}")
+                )
+            )
+        }
+        if utilities is None or not verifications:
+            return None
+        policy = PolicySamples.of(utilities.read(UTILITY_COLUMNS))
+        return ScoredSamples(self.study, iteration, model, task, split, policy, verifications, self.artifacts)

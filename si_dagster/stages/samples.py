@@ -1,0 +1,59 @@
+"""The samples of one policy as flat arrays, sorted by prompt: the form that every estimator of `core` takes.
+
+It reads tables and estimates nothing.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from si_dagster.core.samples import answer_codes, offsets_from_sorted_ids
+
+
+@dataclass(frozen=True)
+class PolicySamples:
+    """Generations of one policy on the prompts of one split, with their true utilities.
+
+    Attributes:
+        rows: Columns as the schema of `utilities`, sorted by prompt_id and sample_index.
+    """
+
+    rows: pl.DataFrame
+
+    @classmethod
+    def of(cls, utilities: pl.DataFrame) -> "PolicySamples":
+        """From a table of utilities in any order."""
+        return cls(utilities.sort("prompt_id", "sample_index"))
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Where each prompt begins and ends; shape (num_prompts + 1,)."""
+        # Dense ranks, not the strings: 25 times faster on a million rows.
+        return offsets_from_sorted_ids(self.rows["prompt_id"].rle_id().to_numpy())
+
+    @cached_property
+    def prompt_ids(self) -> np.ndarray:
+        """Shape (num_prompts,)."""
+        return self.rows["prompt_id"].gather(self.offsets[:-1]).to_numpy()
+
+    @cached_property
+    def utilities(self) -> np.ndarray:
+        """Flexible utility, NaN where the grader failed; shape (num_samples,)."""
+        return floats(self.rows["utility"])
+
+    @cached_property
+    def strict(self) -> np.ndarray:
+        """Utility in the format the prompt asked for; shape (num_samples,)."""
+        return floats(self.rows["strict_utility"])
+
+    @cached_property
+    def answers(self) -> np.ndarray:
+        """Codes of the extracted answers, -1 for none; shape (num_samples,)."""
+        return answer_codes(self.rows["extracted"].to_list())
+
+
+def floats(column: pl.Series) -> np.ndarray:
+    """A column as float64, null as NaN."""
+    return column.cast(pl.Float64).fill_null(np.nan).to_numpy()

@@ -1,0 +1,94 @@
+"""Samples made up for analyses: utilities and scores of known truth, laid out as if they had been stored."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+
+from si_dagster.analysis.data import ScoredSamples
+from si_dagster.stages.samples import PolicySamples
+from si_dagster.study import Study, parse_study
+
+
+def study(methods: Sequence[str] = ("multiple_choice",), **fields: object) -> Study:
+    """A study of those verification methods, each under its own name."""
+    base = {
+        "name": "made_up",
+        "tasks": [{"name": "sudoku4"}],
+        "models": [{"name": "pico", "pretrain": {}}],
+        "splits": {"train": 8, "eval": 8},
+        "verification": list(methods),
+        "analysis": {"num_resamples": 1000},
+    }
+    return parse_study({**base, **fields}, "made up")
+
+
+def scored(
+    of: Study,
+    utilities: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    answers: np.ndarray | None = None,
+    iteration: int = 0,
+    split: str = "eval",
+    model: str = "pico",
+) -> ScoredSamples:
+    """Samples of one policy.
+
+    Args:
+        of: The study.
+        utilities: NaN where the grader failed; shape (num_prompts, num_samples).
+        scores: Verification name -> scores of the same shape, NaN if unparsed, or of shape
+            (num_prompts, num_samples, M).
+        answers: What was extracted; default: `right`, or a wrong answer of one of three kinds.
+    """
+    num_prompts, size = utilities.shape
+    # Zero-padded, so that the order of the text is the order of the rows.
+    prompt_ids = np.repeat([f"{split}-{i:05d}" for i in range(num_prompts)], size)
+    sample_index = np.tile(np.arange(size), num_prompts)
+    if answers is None:
+        kinds = np.arange(utilities.size).reshape(utilities.shape) % 3
+        answers = np.where(utilities == 1.0, "right", np.char.add("wrong-", kinds.astype(str)))
+    rows = pl.DataFrame(
+        {
+            "prompt_id": prompt_ids,
+            "sample_index": sample_index,
+            "utility": utilities.reshape(-1),
+            "strict_utility": utilities.reshape(-1),
+            "extracted": answers.reshape(-1),
+        }
+    ).fill_nan(None)
+    return ScoredSamples(
+        of,
+        iteration,
+        model,
+        "sudoku4",
+        split,
+        PolicySamples.of(rows),
+        {name: _verifications(rows, values) for name, values in scores.items()},
+        {},
+    )
+
+
+def _verifications(rows: pl.DataFrame, values: np.ndarray) -> pl.DataFrame:
+    cube = values if values.ndim == 3 else values[..., None]
+    flat = cube.reshape(rows.height, cube.shape[2])
+    ids = rows.select("prompt_id", "sample_index").with_columns(
+        generation_id=pl.format("{}/{}", "prompt_id", "sample_index")
+    )
+    return pl.concat(
+        ids.with_columns(verification_index=pl.lit(m), proxy_utility=pl.Series(flat[:, m])).fill_nan(None)
+        for m in range(cube.shape[2])
+    )
+
+
+def drawn(num_prompts: int, size: int, seed: int, accuracy: float | None = None) -> np.ndarray:
+    """Utilities of prompts whose accuracy is uniform in (0, 1), or one number for all."""
+    rng = np.random.default_rng(seed)
+    chances = np.full((num_prompts, 1), accuracy) if accuracy is not None else rng.random((num_prompts, 1))
+    return (rng.random((num_prompts, size)) < chances).astype(float)
+
+
+def noisy(utilities: np.ndarray, noise: float, seed: int) -> np.ndarray:
+    """Scores of a verifier: the utility plus normal noise; ungraded samples get noise alone."""
+    rng = np.random.default_rng(seed)
+    return np.nan_to_num(utilities) + noise * rng.normal(size=utilities.shape)

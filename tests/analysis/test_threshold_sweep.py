@@ -1,0 +1,141 @@
+"""The sweep: what it chooses, what it finds in noise, and which training rows it would exchange."""
+
+import numpy as np
+import polars as pl
+import pytest
+from analysis.made_up import drawn, noisy, scored, study
+
+from si_dagster.analysis.threshold_sweep import QUANTILES, choosing_half, shown, sweep_rows
+from si_dagster.core.gap import estimate_gap
+from si_dagster.core.weighting import quantile_weights
+from si_dagster.store.schemas import TABLES
+
+METHODS = ("multiple_choice", "log_likelihood", "random")
+
+
+def three_verifiers(num_prompts: int = 300, seed: int = 0, permuted: bool = False):
+    utilities = drawn(num_prompts, 8, seed)
+    scores = {
+        name: noisy(utilities, noise, 1000 + 3 * seed + i)
+        for i, (name, noise) in enumerate(zip(METHODS, (0.7, 0.8, 1e9), strict=True))
+    }
+    if permuted:
+        rng = np.random.default_rng(seed + 9)
+        scores = {name: rng.permuted(values, axis=1) for name, values in scores.items()}
+    return scored(study(METHODS), utilities, scores)
+
+
+@pytest.fixture(scope="module")
+def swept() -> pl.DataFrame:
+    return sweep_rows(three_verifiers(), None)
+
+
+def test_every_verification_and_ensemble_under_both_rules_at_every_cut(swept: pl.DataFrame) -> None:
+    names = set(swept.select("kind", "verification", "rule").unique().iter_rows())
+    singles = [("verification", "multiple_choice"), ("verification", "log_likelihood"), ("bound", "random")]
+    assert names == {
+        *((*single, rule) for single in singles for rule in ("quantile", "threshold")),
+        *(("ensemble", name, rule) for name in ("and", "or") for rule in ("quantile", "threshold")),
+        *(("ensemble", name, "quantile") for name in ("mean_rank", "agreement")),
+    }
+    assert swept.height == len(names) * len(QUANTILES)
+    TABLES["threshold_sweep"].checked(TABLES["threshold_sweep"].filled(swept))
+    assert swept.filter("is_chosen").height == len(names)
+
+
+def test_gaps_equal_the_estimator_on_the_same_weights(swept: pl.DataFrame) -> None:
+    samples = three_verifiers()
+    scores = samples.scores["multiple_choice"]
+    row = swept.row(
+        by_predicate=(pl.col("verification") == "multiple_choice")
+        & (pl.col("rule") == "quantile")
+        & (pl.col("quantile") == 0.7),
+        named=True,
+    )
+    weights = quantile_weights(scores, samples.offsets, 0.7)
+    expected = estimate_gap(samples.utilities, weights, samples.offsets)
+    for name in ("gap", "relative_gap", "pooled_gap", "coverage", "retained"):
+        assert row[name] == pytest.approx(getattr(expected, name))
+    # Two constructions of one interval: t over prompts, and the bootstrap of prompts.
+    assert row["gap_low"] == pytest.approx(expected.gap_low, abs=0.005)
+    assert row["gap_high"] == pytest.approx(expected.gap_high, abs=0.005)
+
+
+def test_two_verifiers_together_beat_either_alone(swept: pl.DataFrame) -> None:
+    scoring = {
+        row["verification"]: row["scoring_gap"]
+        for row in swept.filter("is_chosen", pl.col("rule") == "quantile").iter_rows(named=True)
+    }
+    assert scoring["mean_rank"] > max(scoring["multiple_choice"], scoring["log_likelihood"])
+    assert abs(scoring["random"]) < 0.05
+
+
+def test_real_gaps_survive_holm_and_noise_does_not(swept: pl.DataFrame) -> None:
+    tested = swept.filter(pl.col("kind") != "bound")
+    assert tested["num_tests"].unique().to_list() == [tested.height]
+    assert tested.filter("is_chosen")["p_holm"].max() < 0.001
+    assert swept.filter(pl.col("kind") == "bound")["p_holm"].null_count() == 18
+    assert (tested["p_holm"] >= tested["p_value"]).all()
+
+
+def test_permuted_scores_find_nothing_after_holm_in_any_of_eight_studies() -> None:
+    """Wrong by construction; unadjusted, most of the eight families of 72 tests hold a p below .05."""
+    plain, adjusted = 0, 0
+    for seed in range(8):
+        rows = sweep_rows(three_verifiers(100, seed=100 + seed, permuted=True), None)
+        plain += rows.filter(pl.col("kind") != "bound")["p_value"].min() < 0.05
+        adjusted += rows["p_holm"].min() < 0.05
+    assert plain >= 4
+    assert adjusted <= 1
+
+
+def test_the_gap_where_it_was_chosen_flatters_noise() -> None:
+    chosen, scored_on = [], []
+    for seed in range(12):
+        rows = sweep_rows(three_verifiers(40, seed=200 + seed, permuted=True), None).filter("is_chosen")
+        chosen.append(rows["choosing_gap"].mean())
+        scored_on.append(rows["scoring_gap"].mean())
+    assert np.mean(chosen) > 0.03
+    assert abs(np.mean(scored_on)) < 0.03
+
+
+def test_halves_are_halves_and_the_same_in_every_iteration() -> None:
+    half = choosing_half(101, seed=4)
+    assert half.sum() == 50
+    np.testing.assert_array_equal(half, choosing_half(101, seed=4))
+    assert (half != choosing_half(101, seed=5)).any()
+
+
+def test_training_rows_that_enter_and_leave() -> None:
+    """Scores 1..10 of one prompt, the study keeps the upper quarter: 8, 9, 10 (position 6.75)."""
+    of = study(("multiple_choice",), weighting={"rule": "quantile", "q": 0.75})
+    scores = {"multiple_choice": np.arange(1.0, 11.0)[None, :]}
+    utilities = (np.arange(10) % 2).astype(float)[None, :]
+    train = scored(of, utilities, scores, split="train")
+    rows = sweep_rows(scored(of, utilities, scores), train)
+
+    def exchanged(rule: str, quantile: float) -> tuple[int, int, int]:
+        row = rows.row(by_predicate=(pl.col("rule") == rule) & (pl.col("quantile") == quantile), named=True)
+        return row["rows_entering"], row["rows_leaving"], row["rows_staying"]
+
+    assert exchanged("quantile", 0.9) == (0, 2, 1)  # position 8.1: 10 alone
+    assert exchanged("quantile", 0.5) == (2, 0, 3)  # position 4.5: 6..10
+    assert exchanged("threshold", 0.3) == (5, 0, 3)  # tau = 3: 3..10
+
+
+def test_no_survivors_ties_saturated_and_ungraded_prompts_pass_through() -> None:
+    """All rejected (unparsed), all tied, all right, and one not graded at all."""
+    utilities = np.array([[1.0, 0, 1, 0], [0, 1, 0, 1], [1, 1, 1, 1], [np.nan] * 4])
+    scores = np.array([[np.nan] * 4, [0.5] * 4, [0.1, 0.2, 0.3, 0.4], [1.0, 2, 3, 4]])
+    rows = sweep_rows(scored(study(), utilities, {"multiple_choice": scores}), None)
+    at_half = rows.filter((pl.col("rule") == "quantile") & (pl.col("quantile") == 0.5)).row(0, named=True)
+    assert at_half["gap"] == 0.0
+    assert at_half["coverage"] == pytest.approx(2 / 3)  # of the three prompts that were graded
+    assert at_half["retained"] == pytest.approx((0 + 4 + 2) / 12)
+    assert at_half["relative_gap"] == 0.0
+
+
+def test_only_chosen_cuts_are_shown_as_text(swept: pl.DataFrame) -> None:
+    table = shown(swept)
+    assert len(table) == swept.filter("is_chosen").height
+    assert {"verification", "rule", "chosen cut", "p (Holm)"} <= set(table[0])
