@@ -1,35 +1,50 @@
-"""checkpoint: f_{t+1}, distilled from the filtered set by supervised fine-tuning."""
+"""checkpoint: f_{t+1}, distilled from the filtered set by supervised fine-tuning or on pairs."""
 
 from typing import Any
 
 from assets.base_checkpoint import training_metadata
 from resources.stage_run import StageRun
+from si_dagster.store.artifacts import Artifact
 
 CARD = """The next policy f_{t+1}, trained on the filtered set with its weights.
 
-Reads: filtered_set; start_policy: the policy of this iteration, or the base, as the study says.
+Reads: filtered_set; start_policy: the policy of this iteration, or the base, as the study says; replay:
+filtered sets of earlier iterations, where the study asks for them.
 
 Writes: a Hugging Face checkpoint (config, safetensors, tokenizer). Its training rows, with their weights,
 are in the lineage: table training_rows.
 """
+
+EMPTY_ROWS = (
+    "the filtered set is empty: the verifier let nothing through, so there is nothing to train on; loosen "
+    "weighting (q, tau) or stop here"
+)
+EMPTY_PAIRS = (
+    "the filtered set has no pair: no prompt has both an accepted and a lower-scored rejected generation; "
+    "change weighting (q, tau), take more generations a prompt, or stop here"
+)
 
 
 def materialize(run: StageRun) -> dict[str, Any]:
     """Train in a process of its own."""
     rows = run.artifact("filtered_set")
     if rows.manifest.num_rows == 0:
-        raise ValueError(
-            "the filtered set is empty: the verifier let nothing through, so there is nothing to train on; "
-            "loosen weighting (q, tau) or stop here"
-        )
+        raise ValueError(EMPTY_PAIRS if run.study.distillation.pairing else EMPTY_ROWS)
     task = run.study.task(run.node.address.task or "")
+    replayed = sorted(role for role in run.node.inputs if role.startswith("replay."))
     spec = {
         "distillation": run.study.distillation.model_dump(mode="json"),
         "model_dir": str(run.checkpoint("start_policy")),
-        "train_files": [str(rows.path / file.name) for file in rows.manifest.files],
+        "train_files": _parts(rows),
+        "replay_files": [_parts(run.artifact(role)) for role in replayed],
         "task": task.name,
         "task_options": task.options,
         "seed": run.seed,
         "trust_remote_code": run.model.trust_remote_code,
     }
-    return training_metadata(run.train("si_dagster.training.sft", spec))
+    module = "preference" if run.study.distillation.pairing else "sft"
+    return training_metadata(run.fine_tune(f"si_dagster.training.{module}", spec))
+
+
+def _parts(rows: Artifact) -> list[str]:
+    return [str(path) for path in rows.part_paths]

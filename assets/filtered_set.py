@@ -13,7 +13,8 @@ No ground truth is involved: a row is here because the verifier scored it.
 Reads: prompts, generations, verifications (of the training split only).
 
 Writes: training_row_id, generation_id, prompt_id, sample_index, prompt, completion, proxy_utility, weight,
-num_duplicates.
+num_duplicates; for preference methods a row is a pair: also rejected_generation_id, rejected_completion,
+rejected_proxy_utility.
 """
 
 
@@ -28,6 +29,7 @@ def materialize(run: StageRun) -> dict[str, Any]:
         spec.on_unparsed,
         run.seed,
         run.node.address,
+        run.study.distillation.pairing,
     )
     run.write_whole(table)
     return {

@@ -136,9 +136,19 @@ class StageRun:
 
     def train(self, module: str, spec: dict[str, Any]) -> dict[str, Any]:
         """Train into a staging folder and adopt it, after the engine has given its memory back."""
+        return self._trained(self._trainer.train, module, spec)
+
+    def fine_tune(self, module: str, spec: dict[str, Any]) -> dict[str, Any]:
+        """As `train`; the trainer's own checkpoints outlive a kill, and the next run goes on from them."""
+        own = str(self.writer.staging_dir / "trainer")
+        return self._trained(self._trainer.fine_tune, module, {**spec, "work_dir": own})
+
+    def _trained(
+        self, train: Callable[..., dict[str, Any]], module: str, spec: dict[str, Any]
+    ) -> dict[str, Any]:
         self._engine.release()
         output, spec_file = self.output_folder, self.writer.staging_dir / "spec.json"
-        result = self._trainer.train(self.context, module, {**spec, "output_dir": str(output)}, spec_file)
+        result = train(self.context, module, {**spec, "output_dir": str(output)}, spec_file)
         self.writer.adopt_folder(output)
         return result
 

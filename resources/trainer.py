@@ -5,14 +5,20 @@ folder that becomes a checkpoint only when it is whole.
 """
 
 import json
+import os
+import re
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterPipesExecutionError
 from dagster._utils.warnings import PreviewWarning
 from pydantic import Field
+
+from si_dagster.training.faults import exit_reason, fault_file
+from si_dagster.training.specs import FineTuningSpec
 
 DEFAULT_ENV = {
     "PYTHONUNBUFFERED": "1",
@@ -21,11 +27,49 @@ DEFAULT_ENV = {
 }
 
 
+def execution_from_environment() -> dict[str, Any]:
+    """The JSON object in SI_DAGSTER_TRAINER; empty where there is none.
+
+    Raises:
+        ValueError: If it is no JSON object.
+    """
+    text = os.environ.get("SI_DAGSTER_TRAINER") or "{}"
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f'SI_DAGSTER_TRAINER: {text!r} is no JSON object like {{"num_processes": 2}}')
+    return found
+
+
 class TrainerResource(dg.ConfigurableResource):
     """Turns a training set into a checkpoint folder."""
 
+    execution: dict[str, Any] = Field(default_factory=execution_from_environment)
+    """How fine-tuning runs: fields of `si_dagster.training.specs.Execution` (num_processes, deepspeed,
+    micro_batch_size, bf16, gradient_checkpointing, packing, save_steps, device); default: the JSON object in
+    SI_DAGSTER_TRAINER."""
     env: dict[str, str] = Field(default_factory=dict)
     """Environment of the training process (OMP_NUM_THREADS, CUDA_VISIBLE_DEVICES), beside the inherited."""
+
+    def fine_tune(
+        self, context: dg.AssetExecutionContext, module: str, spec: dict[str, Any], spec_file: Path
+    ) -> dict[str, Any]:
+        """As `train`, in as many processes as `execution` says.
+
+        Raises:
+            dg.Failure: As `train`.
+            ValueError: If `execution` does not fit the spec; says what to change.
+        """
+        checked = FineTuningSpec.model_validate({**spec, "execution": self.execution})
+        execution = checked.execution
+        launched = execution.num_processes > 1 or bool(execution.deepspeed)
+        launcher = ["si_dagster.training.launch", str(execution.num_processes)] if launched else []
+        # DeepSpeed takes a GPU for granted unless it is told.
+        env = {"DS_ACCELERATOR": "cpu"} if execution.deepspeed and execution.device == "cpu" else {}
+        fields = checked.model_dump(mode="json")
+        return self._run(context, [*launcher, module], fields, spec_file, env)
 
     def train(
         self, context: dg.AssetExecutionContext, module: str, spec: dict[str, Any], spec_file: Path
@@ -33,12 +77,28 @@ class TrainerResource(dg.ConfigurableResource):
         """Run `python -m module SPEC.json` to its end and return its result.json.
 
         Raises:
-            dg.Failure: If the process fails; nothing of its folder is kept as a checkpoint.
+            dg.Failure: If the process fails, with its last word; nothing of its folder becomes a checkpoint.
         """
+        return self._run(context, [module], spec, spec_file, {})
+
+    def _run(
+        self,
+        context: dg.AssetExecutionContext,
+        command: list[str],
+        spec: dict[str, Any],
+        spec_file: Path,
+        env: dict[str, str],
+    ) -> dict[str, Any]:
         spec_file.write_text(json.dumps(spec), encoding="utf-8")
-        client = dg.PipesSubprocessClient(env={**DEFAULT_ENV, **self.env})
-        with warnings.catch_warnings():
-            # Dagster warns of a preview feature that its own client uses.
-            warnings.simplefilter("ignore", PreviewWarning)
-            client.run(context=context, command=[sys.executable, "-m", module, str(spec_file)])
+        fault_file(spec_file).unlink(missing_ok=True)
+        client = dg.PipesSubprocessClient(env={**DEFAULT_ENV, **env, **self.env})
+        try:
+            with warnings.catch_warnings():
+                # Dagster warns of a preview feature that its own client uses.
+                warnings.simplefilter("ignore", PreviewWarning)
+                client.run(context=context, command=[sys.executable, "-m", *command, str(spec_file)])
+        except DagsterPipesExecutionError as error:
+            code = re.search(r"code (-?[0-9]+)", str(error))
+            reason = exit_reason(spec_file, int(code[1]) if code else None)
+            raise dg.Failure(f"training failed: {reason}", allow_retries=False) from error
         return json.loads((Path(spec["output_dir"]) / "result.json").read_text(encoding="utf-8"))

@@ -277,22 +277,29 @@ class Plan:
             "verification.on_unparsed": spec.on_unparsed,
             "seed": derive_seed(self.study.seed, "filtered_set", iteration),
         }
+        if self.study.distillation.pairing:
+            fields["pairing"] = self.study.distillation.pairing
         return self._node(self.address("filtered_set", iteration, cell), fields, inputs)
 
     def _checkpoint(self, iteration: int, cell: tuple[str, str]) -> Node:
         distillation = self.study.distillation
-        exclude = {"num_train_epochs"} if distillation.max_steps > 0 else set()
         fields: dict[str, Any] = {
-            "distillation": distillation.model_dump(mode="json", exclude=exclude),
+            "distillation": distillation.recipe_fields(),
             "seed": derive_seed(self.study.seed, "checkpoint", iteration),
         }
         if distillation.replay_fraction:
             fields["task"] = self._task_fields(cell[1])
+        if distillation.gradient_accumulation_steps > 1:
+            # Until this was there, each accumulated batch counted the same, however many tokens it had.
+            fields["loss_is_over"] = "all tokens of a step"
         start = 0 if distillation.start_from == "base" else iteration
         inputs = {
             "filtered_set": self.address("filtered_set", iteration, cell),
             "start_policy": self.policy(start, cell),
         }
+        earlier = iteration if distillation.replay_iterations < 0 else distillation.replay_iterations
+        for replayed in range(max(0, iteration - earlier), iteration):
+            inputs[f"replay.{replayed}"] = self.address("filtered_set", replayed, cell)
         return self._node(self.address("checkpoint", iteration, cell), fields, inputs)
 
     def _gap_metrics(

@@ -185,10 +185,23 @@ class WeightingSpec(Spec):
         return f"{fields.pop('rule')}({', '.join(f'{name}={value}' for name, value in fields.items())})"
 
 
-class DistillationSpec(Spec):
-    """How f_t becomes f_{t+1}; TRL's SFTConfig names."""
+class LoraSpec(Spec):
+    """Train low-rank adapters (arXiv 2106.09685) and merge them; peft's LoraConfig names."""
 
-    method: Literal["sft"] = "sft"
+    r: int = Field(default=16, ge=1)
+    lora_alpha: int = Field(default=32, ge=1)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of modules; `all-linear` is every linear layer but the output head."""
+
+
+class DistillationSpec(Spec):
+    """How f_t becomes f_{t+1}; TRL's SFTConfig and DPOConfig names."""
+
+    method: Literal["sft", "dpo", "rpo", "sharpening_dpo"] = "sft"
+    """`sft`: on weighted rows. `dpo` (arXiv 2305.18290) and `rpo` (DPO plus the likelihood of the accepted,
+    arXiv 2404.19733): on pairs of an accepted and a rejected generation of one prompt. `sharpening_dpo`
+    (arXiv 2412.01951): pairs of any two, whose score difference is regressed on."""
     start_from: Literal["base", "previous"] = "previous"
     learning_rate: float = Field(default=3e-4, gt=0)
     num_train_epochs: float = Field(default=1.0, gt=0)
@@ -204,6 +217,38 @@ class DistillationSpec(Spec):
     replay_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of training rows that replay pre-training verification text (pico models only); a small policy
     tuned on answers alone forgets how to verify."""
+    replay_iterations: int = Field(default=0, ge=-1)
+    """Earlier iterations whose filtered sets train along; -1: all of them."""
+    beta: float = Field(default=0.1, gt=0)
+    """Strength of the pull towards the reference, which is the policy training starts from (not sft)."""
+    rpo_alpha: float = Field(default=1.0, ge=0)
+    """Weight of the accepted generation's negative log-likelihood a token (rpo)."""
+    lora: LoraSpec | None = None
+    """Train adapters and merge them; default: all weights."""
+
+    @property
+    def pairing(self) -> Literal["accepted_rejected", "any"] | None:
+        """Which pairs the method learns from; `None`: rows."""
+        if self.method == "sft":
+            return None
+        return "any" if self.method == "sharpening_dpo" else "accepted_rejected"
+
+    def recipe_fields(self) -> dict[str, Any]:
+        """What changes the weights that come out, and nothing else.
+
+        Fields that came later are left out where they say what was done before they came, so that what was
+        made then keeps its fingerprint.
+
+        Examples:
+            >>> fields = DistillationSpec(method="dpo", max_steps=5).recipe_fields()
+            >>> "num_train_epochs" in fields, fields["beta"], "lora" in fields
+            (False, 0.1, False)
+        """
+        unused = {"num_train_epochs"} if self.max_steps > 0 else set()
+        unused |= {name for name in ("replay_iterations", "lora") if not getattr(self, name)}
+        unused |= {"beta"} if self.method == "sft" else set()
+        unused |= {"rpo_alpha"} if self.method != "rpo" else set()
+        return self.model_dump(mode="json", exclude=unused)
 
 
 class SplitSpec(Spec):
@@ -301,7 +346,22 @@ class Study(Spec):
                 )
         self.weighting_verification()
         self._refuse_k_above_n()
+        self._refuse_pairs_without_rejected()
         return self
+
+    def _refuse_pairs_without_rejected(self) -> None:
+        distillation = self.distillation
+        if distillation.pairing == "accepted_rejected" and self.weighting.rule == "exponential":
+            raise ValueError(
+                f"distillation.method: {distillation.method} learns from accepted and rejected generations, "
+                "but weighting.rule exponential rejects none; use quantile, threshold or best_of_n, or "
+                "method sharpening_dpo"
+            )
+        if distillation.pairing and distillation.replay_fraction:
+            raise ValueError(
+                f"distillation.replay_fraction: {distillation.method} learns from pairs, and pre-training "
+                "text has none; leave it 0"
+            )
 
     def _refuse_k_above_n(self) -> None:
         too_large = [k for k in self.analysis.pass_at_k or () if k > self.generation.n]

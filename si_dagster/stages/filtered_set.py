@@ -1,13 +1,18 @@
 """The filtered set: the weighted rows the next policy is distilled from, f_t[w] as data.
 
 Nothing here sees a utility: rows stay because the verifier scored them, never because they are right. A
-truncated generation is left out whatever its score, since training on it would teach an early end.
+truncated generation is left out whatever its score, since training on it would teach an early end. For
+preference methods a row is a pair, and its id is that of the accepted generation, which is in one pair at
+most.
 """
+
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
 from si_dagster.core import weighting
+from si_dagster.core.pairing import Pairs, accepted_rejected_pairs, any_pairs
 from si_dagster.core.samples import offsets_from_sorted_ids
 from si_dagster.stages.weighting import UnparsedPolicy, proxy_utilities, sample_weights
 from si_dagster.store.layout import Address, training_row_id
@@ -22,6 +27,7 @@ def filtered_table(
     on_unparsed: UnparsedPolicy,
     seed: int,
     address: Address,
+    pairing: Literal["accepted_rejected", "any"] | None = None,
 ) -> tuple[pl.DataFrame, weighting.WeightingSummary]:
     """Training rows with positive weight, and what the rule kept before caps and collapsing.
 
@@ -31,8 +37,9 @@ def filtered_table(
         verifications: Of one verification of the study; columns as in `proxy_utilities`.
         spec: Rule, cap and what happens to duplicates.
         on_unparsed: What stands for a score that could not be read.
-        seed: For ties and caps.
+        seed: For ties, caps and pairs.
         address: Of the filtered set; ids of training rows begin with it.
+        pairing: Rows are pairs, weight 1 each: of an accepted generation and a rejected one, or of any two.
 
     Returns:
         The table, columns as the schema of `filtered_set`, and the summary of the rule's weights.
@@ -40,27 +47,75 @@ def filtered_table(
     rows = proxy_utilities(verifications).join(
         generations.select("generation_id", "completion", "finish_reason"), on="generation_id", how="left"
     )
-    rows = rows.sort("prompt_id", "sample_index")
+    rows = rows.sort("prompt_id", "sample_index").with_columns(
+        num_duplicates=pl.len().over("prompt_id", "completion").cast(pl.Int32)
+    )
     offsets = offsets_from_sorted_ids(rows["prompt_id"].to_numpy())
     weights = sample_weights(rows, spec, on_unparsed, seed)
     summary = weighting.summarise_weights(weights, offsets)
-    weights = np.where((rows["finish_reason"] == "length").to_numpy(), 0.0, weights)
-    if spec.duplicates == "collapse":
-        codes = rows["completion"].rank("dense").to_numpy().astype(np.int64)
-        weights = weighting.collapse_duplicates(weights, offsets, codes, "sum")
-    if spec.max_per_prompt is not None:
-        weights = weighting.cap_per_prompt(weights, offsets, spec.max_per_prompt, seed)
-    kept = (
-        rows.with_columns(
-            weight=pl.Series(weights, dtype=pl.Float64),
-            num_duplicates=pl.len().over("prompt_id", "completion").cast(pl.Int32),
-        )
-        .filter(pl.col("weight") > 0)
-        .join(prompts.select("prompt_id", "prompt"), on="prompt_id", how="left")
-    )
+    if pairing == "any":
+        kept = _any_pairs(rows, spec, offsets, seed)
+    else:
+        whole = np.where((rows["finish_reason"] == "length").to_numpy(), 0.0, weights)
+        thinned = _thinned(whole, rows, spec, offsets, seed)
+        kept = rows.with_columns(weight=pl.Series(thinned, dtype=pl.Float64)).filter(pl.col("weight") > 0)
+        if pairing:
+            kept = _accepted_rejected_pairs(rows, weights, thinned, offsets, seed)
+    kept = kept.join(prompts.select("prompt_id", "prompt"), on="prompt_id", how="left")
     ids = [training_row_id(address, generation) for generation in kept["generation_id"]]
     table = kept.with_columns(training_row_id=pl.Series(ids, dtype=pl.String))
-    return table.select(*FILTERED_COLUMNS), summary
+    return table.select(*FILTERED_COLUMNS, *(REJECTED_COLUMNS if pairing else ())), summary
+
+
+def _thinned(
+    weights: np.ndarray, rows: pl.DataFrame, spec: WeightingSpec, offsets: np.ndarray, seed: int
+) -> np.ndarray:
+    """Weights after duplicates are collapsed and each prompt is capped."""
+    if spec.duplicates == "collapse":
+        weights = weighting.collapse_duplicates(weights, offsets, _codes(rows), "sum")
+    if spec.max_per_prompt is not None:
+        weights = weighting.cap_per_prompt(weights, offsets, spec.max_per_prompt, seed)
+    return weights
+
+
+def _accepted_rejected_pairs(
+    rows: pl.DataFrame, weights: np.ndarray, thinned: np.ndarray, offsets: np.ndarray, seed: int
+) -> pl.DataFrame:
+    """Pairs of what is left after thinning with what the rule itself gave no weight."""
+    scores = _known_scores(rows)
+    rejected = (weights == 0.0) & ~np.isnan(scores)
+    return _side_by_side(
+        rows, accepted_rejected_pairs(thinned > 0.0, rejected, scores, _codes(rows), offsets, seed)
+    )
+
+
+def _any_pairs(rows: pl.DataFrame, spec: WeightingSpec, offsets: np.ndarray, seed: int) -> pl.DataFrame:
+    """Pairs of any two scored generations, at most `max_per_prompt` a prompt."""
+    pairs = _side_by_side(rows, any_pairs(_known_scores(rows), _codes(rows), offsets, seed))
+    if spec.max_per_prompt is None:
+        return pairs
+    return pairs.filter(pl.int_range(pl.len()).over("prompt_id") < spec.max_per_prompt)
+
+
+def _known_scores(rows: pl.DataFrame) -> np.ndarray:
+    """Scores, NaN where unread or where the generation was cut short."""
+    known = pl.when(pl.col("finish_reason") != "length").then(pl.col("proxy_utility"))
+    return rows.select(known.cast(pl.Float64).fill_null(np.nan)).to_series().to_numpy()
+
+
+def _codes(rows: pl.DataFrame) -> np.ndarray:
+    return rows["completion"].rank("dense").to_numpy().astype(np.int64)
+
+
+def _side_by_side(rows: pl.DataFrame, pairs: Pairs) -> pl.DataFrame:
+    """One row a pair: the accepted generation, weight 1, and the rejected one in columns of its own."""
+    accepted, rejected = (rows[side] for side in pairs)
+    others = rejected.select(
+        rejected_generation_id="generation_id",
+        rejected_completion="completion",
+        rejected_proxy_utility=pl.col("proxy_utility").cast(pl.Float64),
+    )
+    return pl.concat([accepted.with_columns(weight=pl.lit(1.0)), others], how="horizontal")
 
 
 FILTERED_COLUMNS = (
@@ -74,3 +129,5 @@ FILTERED_COLUMNS = (
     "weight",
     "num_duplicates",
 )
+
+REJECTED_COLUMNS = ("rejected_generation_id", "rejected_completion", "rejected_proxy_utility")

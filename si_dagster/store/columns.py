@@ -37,6 +37,7 @@ class Column:
         description: What it holds, in one line.
         nullable: Whether null is allowed; null means unknown, never zero.
         choices: The only values allowed, where they are few.
+        added: Came after the first artifacts were stored; parts from before lack it, which reads as null.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Column:
     description: str
     nullable: bool = False
     choices: tuple[str, ...] = ()
+    added: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,16 @@ class TableStage:
     def checked(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The frame with columns in declared order and types, sorted by natural key.
 
+        Columns that were added later may be missing and are null then.
+
         Raises:
             SchemaError: If a column is missing, unknown or of another type, holds a null, NaN or value it
                 must not hold, or if a natural key occurs twice. All faults are named at once.
         """
+        lacking = [
+            column.name for column in self.columns if column.added and column.name not in frame.columns
+        ]
+        frame = frame.with_columns(pl.lit(None, self.dtypes[name]).alias(name) for name in lacking)
         faults = [*self._column_faults(frame)]
         if not faults:
             frame = frame.select(pl.col(name).cast(dtype) for name, dtype in self.dtypes.items())

@@ -416,7 +416,7 @@ def _rows_view(connection: duckdb.DuckDBPyConnection, home: Path, table: TableSt
         )
     return (
         f"CREATE OR REPLACE VIEW {table.view} AS SELECT {cell}, a.artifact_id, {columns} "
-        f"FROM {_read_parquet(home, [path for (path,) in paths])} r "
+        f"FROM {_read_parquet(home, [path for (path,) in paths], table)} r "
         f"JOIN files f ON f.path = substr(r.file_path, {len(str(home)) + 2}) "
         "JOIN artifacts a ON a.artifact_id = f.artifact_id AND a.version = f.version"
     )
@@ -427,14 +427,18 @@ def _training_rows_view(connection: duckdb.DuckDBPyConnection, home: Path) -> st
 
     The rows are those of the very version that was read, though the filtered set be superseded since.
     """
-    columns = "checkpoint, checkpoint_version, training_row_id, generation_id, weight, filtered_set"
+    columns = (
+        "checkpoint, checkpoint_version, training_row_id, generation_id, rejected_generation_id, weight, "
+        "filtered_set"
+    )
     paths = _trained_on(connection, home)
     if not paths:
-        typed = "NULL::VARCHAR, NULL::VARCHAR, NULL::VARCHAR, NULL::VARCHAR, NULL::DOUBLE, NULL::VARCHAR"
+        typed = f"{'NULL::VARCHAR, ' * 5}NULL::DOUBLE, NULL::VARCHAR"
         return f"CREATE OR REPLACE VIEW training_rows({columns}) AS SELECT {typed} WHERE false"
     return (
         f"CREATE OR REPLACE VIEW training_rows({columns}) AS SELECT c.artifact_id, c.version, "
-        f"r.training_row_id, r.generation_id, r.weight, s.artifact_id FROM {_read_parquet(home, paths)} r "
+        "r.training_row_id, r.generation_id, r.rejected_generation_id, r.weight, s.artifact_id "
+        f"FROM {_read_parquet(home, paths, TABLES['filtered_set'])} r "
         f"JOIN files f ON f.path = substr(r.file_path, {len(str(home)) + 2}) "
         "JOIN artifacts s ON s.artifact_id = f.artifact_id AND s.version = f.version "
         "JOIN edges e ON e.parent = s.artifact_id AND e.parent_data_version = s.data_version "
@@ -463,7 +467,19 @@ def _trained_on(connection: duckdb.DuckDBPyConnection, home: Path) -> list[str]:
     ]
 
 
-def _read_parquet(home: Path, paths: Iterable[str]) -> str:
-    """A table function over files of the home, with their absolute path in column `file_path`."""
+def _read_parquet(home: Path, paths: Iterable[str], table: TableStage) -> str:
+    """A relation of files of the home, with their absolute path in column `file_path`."""
     listed = ", ".join(_literal(str(home / path)) for path in paths)
-    return f"read_parquet([{listed}], filename = 'file_path', hive_partitioning = false)"
+    return parquet_relation(f"[{listed}]", table, ", filename = 'file_path', hive_partitioning = false")
+
+
+def parquet_relation(files: str, table: TableStage, options: str = "") -> str:
+    """Parquet parts of one stage as SQL; columns that a part from before lacks read as null."""
+    added = [column for column in table.columns if column.added]
+    if not added:
+        return f"read_parquet({files}{options})"
+    typed = ", ".join(f"NULL::{_SQL_TYPES[column.kind]} AS {column.name}" for column in added)
+    return (
+        f"(SELECT * FROM read_parquet({files}{options}, union_by_name = true) "
+        f"UNION ALL BY NAME SELECT * FROM (SELECT {typed}) WHERE false)"
+    )

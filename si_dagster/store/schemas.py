@@ -129,12 +129,21 @@ _FILTERED_SET = TableStage(
         Column(
             "proxy_utility", "float", "Mean score of the verifications; null where none was scored.", True
         ),
-        Column("weight", "float", "w(û) of the row, duplicates summed; positive."),
+        Column("weight", "float", "w(û) of the row, duplicates summed, or 1 for a pair; positive."),
         Column(
             "num_duplicates",
             "int",
             "Identical completions of the prompt this row stands for, itself included.",
         ),
+        Column(
+            "rejected_generation_id",
+            "string",
+            "The generation set against this one, for preference methods; null where rows are no pairs.",
+            True,
+            added=True,
+        ),
+        Column("rejected_completion", "string", "Its text.", True, added=True),
+        Column("rejected_proxy_utility", "float", "Its mean score.", True, added=True),
     ),
     ("training_row_id",),
 )

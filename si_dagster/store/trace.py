@@ -14,7 +14,7 @@ import duckdb
 
 from si_dagster.store import layout
 from si_dagster.store.errors import AddressError, UnknownId
-from si_dagster.store.lineage import Catalogue
+from si_dagster.store.lineage import Catalogue, parquet_relation
 from si_dagster.store.schemas import POLICIES, TABLES
 
 Row = dict[str, Any]
@@ -32,10 +32,10 @@ def trace(home: Path | str | None, identifier: str) -> Row:
 
     Returns:
         `kind` and `id`; for rows `prompt`, `generation`, `utility` (`None` where ungraded), `verifications`,
-        `training_rows` (with the checkpoints each trained, and `as_duplicate_of` where an identical
-        completion stands for it) and `study`; for artifacts `artifact`, `inputs` and `used_by`. Always
-        `history`: every policy it descends from, newest first, the base checkpoint last, each with what it
-        was made from.
+        `training_rows` (with the checkpoints each trained, `as_duplicate_of` where an identical completion
+        stands for it; of a pair both generations) and `study`; for artifacts `artifact`, `inputs` and
+        `used_by`. Always `history`: every policy it descends from, newest first, the base checkpoint last,
+        each with what it was made from.
 
     Raises:
         UnknownId: If nothing has this id; names the nearest ids.
@@ -151,9 +151,11 @@ class _Tracer:
             found = self._rows(child, "generation_id", row["generation_id"])
             twins = () if found else self._rows(child, "prompt_id", row["prompt_id"])
             stand_ins = [twin for twin in twins if twin["completion"] == row["completion"]]
+            against = self._rows(child, "rejected_generation_id", row["generation_id"])
             trained = [c["artifact_id"] for _, c in self._children(child) if c["stage"] in POLICIES]
-            for training_row in found or stand_ins:
-                stands_for = None if found else training_row["generation_id"]
+            for training_row in [*(found or ([] if against else stand_ins)), *against]:
+                own = training_row in found or training_row in against
+                stands_for = None if own else training_row["generation_id"]
                 yield {
                     **training_row,
                     "as_duplicate_of": stands_for,
@@ -172,7 +174,8 @@ class _Tracer:
         if not paths:
             return []
         columns = ", ".join(TABLES[card["stage"]].dtypes)
-        return self._dicts(f"SELECT {columns} FROM read_parquet(?) WHERE {column} = ?", [paths, value])
+        relation = parquet_relation("?", TABLES[card["stage"]])
+        return self._dicts(f"SELECT {columns} FROM {relation} WHERE {column} = ?", [paths, value])
 
     # Artifacts
 

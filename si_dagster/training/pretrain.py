@@ -7,6 +7,7 @@ twice but by chance. It does not evaluate the policy; what it can do is measured
 """
 
 import json
+import os
 import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
     The result holds num_parameters N, num_tokens D (padding not counted), pretraining_flops = 6 N D
     (Kaplan et al., arXiv 2001.08361), the loss curve and the clock.
     """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # saving imports DeepSpeed, which warns where it guesses
     import torch
     from transformers import get_scheduler
     from transformers.utils import logging

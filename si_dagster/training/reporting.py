@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from si_dagster.processes import exit_with_parent
+from si_dagster.training.faults import leave_word
 
 SECONDS_BETWEEN_LINES = 2.0
 
@@ -40,7 +41,10 @@ class Reporter:
 @contextmanager
 def reporter() -> Iterator[Reporter]:
     """The reporter of this process."""
-    if "DAGSTER_PIPES_CONTEXT" not in os.environ or os.environ.get("RANK", "0") != "0":
+    if os.environ.get("RANK", "0") != "0":
+        yield Reporter(lambda line: None)
+        return
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ:
         yield Reporter(lambda line: print(line, flush=True))
         return
     from dagster_pipes import open_dagster_pipes
@@ -53,7 +57,8 @@ def reporter() -> Iterator[Reporter]:
 def run_trainer(train: Callable[[str, Reporter], object]) -> None:
     """Entry point of a training process: `python -m MODULE SPEC.json`.
 
-    Ends with its parent. A failure ends with exit code 1 and one clear last line.
+    Ends with its parent. A failure ends with exit code 1 and one clear last line, which lies beside the spec
+    too.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches the whole group; the parent tells it once
     exit_with_parent(os.getppid())
@@ -62,9 +67,15 @@ def run_trainer(train: Callable[[str, Reporter], object]) -> None:
     try:
         with reporter() as report:
             train(sys.argv[1], report)
-    except MemoryError:
-        sys.exit("training failed: out of memory; lower per_device_train_batch_size")
     except Exception as error:
         traceback.print_exc()
-        message = " ".join(str(error).split())  # one line, whatever the library wrote
-        sys.exit(f"training failed: {type(error).__name__}: {message}")
+        sys.exit(f"training failed: {leave_word(sys.argv[1], error)}")
+    finally:
+        _leave_the_others()
+
+
+def _leave_the_others() -> None:
+    """Close the process group, where there is one; torch warns of one that is left open."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -1,64 +1,43 @@
 """Supervised fine-tuning on weighted rows with TRL: how the filtered set becomes the next policy.
 
 The loss is over completion tokens alone, each token with the weight of its row: a row of weight 2 counts
-as two rows. Rows are not packed, so examples never see each other. It does not choose rows, and it reads
-no utilities: there is none in what it is given.
+as two rows. It is a mean over all such tokens of an optimiser step, however the step is cut into portions
+and shared among processes. It does not choose rows, and it reads no utilities: there is none in what it is
+given. Rows longer than `max_length` are left out and counted, since a cut one teaches no end.
 
     python -m si_dagster.training.sft SPEC.json
 """
 
-import json
-import os
-import tempfile
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from si_dagster.tasks.catalogue import load_task
-from si_dagster.training.pretrain import IGNORED, loss_curve
+from si_dagster.training.fine_tuning import Examples, FineTuner, fine_tune, read_rows
+from si_dagster.training.packing import packed, refuse_leaks
+from si_dagster.training.pretrain import IGNORED
 from si_dagster.training.reporting import Reporter, run_trainer
-from si_dagster.training.specs import SftSpec
+from si_dagster.training.specs import FineTuningSpec
 
 
 def sft(spec_file: str, report: Reporter) -> dict[str, Any]:
     """Train by the spec, write checkpoint and result.json, return the result."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    return fine_tune(FineTuningSpec.read(spec_file), report, sft_examples, sft_trainer)
 
-    logging.disable_progress_bar()
-    spec = SftSpec.read(spec_file)
-    tokenizer = AutoTokenizer.from_pretrained(spec.model_dir, trust_remote_code=spec.trust_remote_code)
-    model = AutoModelForCausalLM.from_pretrained(
-        spec.model_dir, use_safetensors=True, trust_remote_code=spec.trust_remote_code
-    )
+
+def sft_examples(spec: FineTuningSpec, tokenizer: Any) -> Examples:
+    """Token ids of every row that fits, with its weight."""
     rows = training_rows(spec)
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = weighted_trainer(spec, model, tokenizer, rows, report, scratch)
-        outcome = trainer.train()
-    trainer.model.save_pretrained(spec.output_dir, safe_serialization=True)
-    tokenizer.save_pretrained(spec.output_dir)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    result = {
+    counts = {
         "num_rows": rows.height,
         "num_replay_rows": int((rows["source"] == "replay").sum()),
-        "steps": trainer.state.global_step,
-        "epochs": float(trainer.state.epoch or 0.0),
-        "final_loss": float(np.mean(losses[-20:])),
-        "seconds": outcome.metrics["train_runtime"],
-        "steps_per_second": outcome.metrics["train_steps_per_second"],
-        "flops": 6.0 * model.num_parameters() * int(trainer.state.num_input_tokens_seen or 0),
-        "num_parameters": model.num_parameters(),
-        "seed": spec.seed,
-        "loss_curve": loss_curve(losses),
     }
-    (spec.output_dir / "result.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
-    return result
+    return Examples(tokenised(rows, tokenizer, spec.distillation.max_length), rows.height, counts)
 
 
-def training_rows(spec: SftSpec) -> pl.DataFrame:
-    """The filtered set, weights scaled to mean 1, and replayed pre-training text of weight 1.
+def training_rows(spec: FineTuningSpec) -> pl.DataFrame:
+    """Filtered sets, weights of each scaled to mean 1, and replayed pre-training text of weight 1.
 
     Returns:
         Columns prompt, completion, weight, source (`filtered` or `replay`).
@@ -66,8 +45,9 @@ def training_rows(spec: SftSpec) -> pl.DataFrame:
     Raises:
         ValueError: If replay is asked of a task that has no pre-training text.
     """
-    rows = pl.read_parquet(spec.train_files, columns=["prompt", "completion", "weight"], glob=False)
-    rows = rows.with_columns(pl.col("weight") / pl.col("weight").mean(), source=pl.lit("filtered"))
+    sets = read_rows(spec, ["prompt", "completion", "weight"])
+    rows = pl.concat(rows.with_columns(pl.col("weight") / pl.col("weight").mean()) for rows in sets)
+    rows = rows.with_columns(source=pl.lit("filtered"))
     share = spec.distillation.replay_fraction
     if not share:
         return rows
@@ -80,114 +60,124 @@ def training_rows(spec: SftSpec) -> pl.DataFrame:
     return pl.concat([rows, replay.with_columns(weight=pl.lit(1.0), source=pl.lit("replay"))])
 
 
-def weighted_trainer(
-    spec: SftSpec, model: Any, tokenizer: Any, rows: pl.DataFrame, report: Reporter, scratch: str
-) -> Any:
+def sft_trainer(tuner: FineTuner) -> Any:
     """TRL's SFTTrainer over tokenised rows, with the weighted loss."""
-    from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback
+    import torch
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
     class WeightedTrainer(SFTTrainer):
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
-            # Our loss is a mean of its own batch: Trainer has to average accumulated batches, not sum them.
-            self.model_accepts_loss_kwargs = False
+            # The loss is over the tokens of the whole step already: not to be divided by its portions.
+            self.loss_is_scaled_for_ga = True
 
         def _set_signature_columns_if_needed(self) -> None:
             self._signature_columns = ["input_ids", "completion_mask", "weight"]
+
+        def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+            sums = [counted_weights(b["labels"], b["weight"]).sum().to(device) for b in batch_samples]
+            totals: Any = self.accelerator.gather(torch.stack(sums).sum().reshape(1))
+            return totals.sum()
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             weights, labels = inputs.pop("weight"), inputs.pop("labels")
             outputs = model(**inputs)
-            loss = weighted_loss(outputs.logits, labels, weights)
+            loss = weighted_loss(outputs.logits, labels, weights, num_items_in_batch)
+            loss = loss * self.accelerator.num_processes  # gradients of processes are averaged, not summed
             return (loss, outputs) if return_outputs else loss
 
-    class Told(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if logs and "loss" in logs:
-                report.step("fine-tuning", state.global_step, state.max_steps, logs["loss"])
-
-    trainer = WeightedTrainer(
-        model=model,
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_list(tokenised(rows, tokenizer, spec.distillation.max_length)),
-        data_collator=collator(tokenizer.pad_token_id),
-        callbacks=[Told()],
-        args=SFTConfig(
-            output_dir=scratch,
-            seed=spec.seed,
-            data_seed=spec.seed,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            logging_steps=1,
-            save_strategy="no",
-            dataloader_pin_memory=model.device.type == "cuda",
-            report_to="none",
-            disable_tqdm=True,
-            bf16=model.dtype.is_floating_point and model.device.type == "cuda",
-            gradient_checkpointing=model.device.type == "cuda",
-            include_num_input_tokens_seen="all",
-            **spec.distillation.model_dump(exclude={"method", "start_from", "replay_fraction"}),
-        ),
+    config = SFTConfig(
+        **tuner.settings,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=tuner.spec.distillation.max_length,
     )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    pad, model = tuner.tokenizer.pad_token_id, tuner.load()
+    pack_to = tuner.spec.distillation.max_length if tuner.spec.execution.packing else None
+    if pack_to:
+        refuse_leaks(model)
+    return WeightedTrainer(
+        model=model,
+        args=config,
+        processing_class=tuner.tokenizer,
+        train_dataset=tuner.dataset,
+        data_collator=collator(pad, pack_to),
+        callbacks=tuner.callbacks,
+        peft_config=tuner.peft_config,
+    )
 
 
 def tokenised(rows: pl.DataFrame, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
-    """Token ids of prompt, completion and end token, the completion marked; cut at `max_length`."""
+    """Token ids of prompt, completion and end token, the completion marked; only rows that fit."""
     prompts = tokenizer(rows["prompt"].to_list())["input_ids"]
     answers = tokenizer(rows["completion"].to_list(), add_special_tokens=False)["input_ids"]
     examples = []
     for prompt, answer, weight in zip(prompts, answers, rows["weight"], strict=True):
         ids = [*prompt, *answer, tokenizer.eos_token_id]
-        mask = [0] * len(prompt) + [1] * (len(answer) + 1)
-        examples.append(
-            {"input_ids": ids[:max_length], "completion_mask": mask[:max_length], "weight": weight}
-        )
+        if len(ids) <= max_length:
+            mask = [0] * len(prompt) + [1] * (len(answer) + 1)
+            examples.append({"input_ids": ids, "completion_mask": mask, "weight": weight})
     return examples
 
 
-def collator(pad_token_id: int) -> Any:
-    """Pads on the right; labels are -100 outside the completion; weights ride along."""
+def collator(pad_token_id: int, pack_to: int | None = None) -> Any:
+    """Pads on the right; labels are -100 outside the completion; each token has the weight of its row.
+
+    Args:
+        pad_token_id: What fills up.
+        pack_to: Lay rows one after the other up to this many tokens. Positions restart with every row and
+            there is no mask of padding, from which attention knows that rows do not see each other.
+    """
 
     def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
         import torch
 
-        length = max(len(example["input_ids"]) for example in examples)
-        ids = torch.full((len(examples), length), pad_token_id)
-        labels = torch.full((len(examples), length), IGNORED)
-        attention = torch.zeros((len(examples), length), dtype=torch.long)
-        for i, example in enumerate(examples):
-            row = torch.tensor(example["input_ids"])
-            ids[i, : len(row)], attention[i, : len(row)] = row, 1
-            marked = torch.tensor(example["completion_mask"], dtype=torch.bool)
-            labels[i, : len(row)] = torch.where(marked, row, IGNORED)
-        weights = torch.tensor([example["weight"] for example in examples])
-        return {"input_ids": ids, "attention_mask": attention, "labels": labels, "weight": weights}
+        lengths = [len(example["input_ids"]) for example in examples]
+        lines = packed(lengths, pack_to) if pack_to else [[i] for i in range(len(examples))]
+        shape = (len(lines), max(sum(lengths[i] for i in line) for line in lines))
+        ids, labels = torch.full(shape, pad_token_id), torch.full(shape, IGNORED)
+        attention, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        weights = torch.zeros(shape)
+        for line, members in enumerate(lines):
+            start = 0
+            for example in (examples[i] for i in members):
+                row = torch.tensor(example["input_ids"])
+                marked = torch.tensor(example["completion_mask"], dtype=torch.bool)
+                span = slice(start, start + len(row))
+                ids[line, span], attention[line, span], weights[line, span] = row, 1, example["weight"]
+                labels[line, span] = torch.where(marked, row, IGNORED)
+                labels[line, start] = IGNORED  # predicted from the row before, or from nothing
+                positions[line, span] = torch.arange(len(row))
+                start += len(row)
+        masking = {"position_ids": positions} if pack_to else {"attention_mask": attention}
+        return {"input_ids": ids, "labels": labels, "weight": weights, **masking}
 
     return collate
 
 
-def weighted_loss(logits: Any, labels: Any, weights: Any) -> Any:
-    """Σ w_i Σ_t nll_it / Σ w_i T_i: the mean over completion tokens with each row counted w_i times.
+def counted_weights(labels: Any, weights: Any) -> Any:
+    """The weight of each predicted token, 0 outside completions; shape (batch, length - 1)."""
+    return (labels[:, 1:] != IGNORED) * weights[:, 1:]
+
+
+def weighted_loss(logits: Any, labels: Any, weights: Any, total: Any = None) -> Any:
+    """Σ w_t nll_t / Σ w_t: the mean over completion tokens with each row counted as often as it weighs.
 
     Args:
         logits: Shape (batch, length, vocabulary).
         labels: -100 outside the completion; shape (batch, length).
-        weights: Shape (batch,).
+        weights: Weight of each token's row; shape (batch, length).
+        total: Σ w_t over all portions and processes of the step; default: over these rows.
     """
     import torch
 
-    targets = labels[:, 1:]
+    counted = counted_weights(labels, weights)
     nll = torch.nn.functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+        logits[:, :-1].float().transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
     )
-    counted = (targets != IGNORED) * weights[:, None]
-    return (nll * counted).sum() / counted.sum()
+    return (nll * counted).sum() / (counted.sum() if total is None else total)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
 import json
-from dataclasses import dataclass
 
 import polars as pl
 import pytest
@@ -9,31 +8,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from si_dagster.tasks.sudoku4 import side_of
-from si_dagster.training.pico import character_tokenizer, new_policy
+from si_dagster.training.pico import character_tokenizer
 from si_dagster.training.reporting import Reporter
 from si_dagster.training.sft import IGNORED, collator, sft, tokenised, training_rows, weighted_loss
-from si_dagster.training.specs import SftSpec
-
-
-@dataclass(frozen=True)
-class Shape:
-    hidden_size: int = 16
-    intermediate_size: int = 24
-    num_hidden_layers: int = 2
-    num_attention_heads: int = 2
-    max_position_embeddings: int = 64
-
+from si_dagster.training.specs import FineTuningSpec
 
 ROWS = [("?1_A", "12", 1.0), ("?_2A", "34", 1.0), ("?3_A", "1432", 1.0)]
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = character_tokenizer()
-    new_policy(Shape(), tokenizer, seed=0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def spec_file(folder, base, rows, seed=1, **distillation):
@@ -77,7 +57,7 @@ def test_weighted_loss_by_hand():
     quarter = torch.tensor([1.0, 3.0]).log()
     logits = torch.stack([torch.zeros(3, 2), quarter.repeat(3, 1)])
     labels = torch.tensor([[IGNORED, IGNORED, 0], [IGNORED, 0, 0]])
-    weights = torch.tensor([1.0, 2.0])
+    weights = torch.tensor([[1.0], [2.0]]).expand(2, 3)
     # (1 x ln 2 + 2 x 2 ln 4) / (1 x 1 + 2 x 2) = 9 ln 2 / 5
     assert weighted_loss(logits, labels, weights).item() == pytest.approx(9 * 0.6931472 / 5)
 
@@ -91,9 +71,9 @@ def test_a_weight_is_a_number_of_copies_in_the_loss(counts, seed):
     labels[:, :2] = IGNORED
     labels[0, -2:] = IGNORED
     copies = torch.tensor(counts)
-    weighted = weighted_loss(logits, labels, copies.float())
+    weighted = weighted_loss(logits, labels, copies.float()[:, None].expand(-1, 6))
     replicated = weighted_loss(
-        logits.repeat_interleave(copies, 0), labels.repeat_interleave(copies, 0), torch.ones(sum(counts))
+        logits.repeat_interleave(copies, 0), labels.repeat_interleave(copies, 0), torch.ones(sum(counts), 6)
     )
     assert weighted.item() == pytest.approx(replicated.item(), rel=1e-5)
 
@@ -137,14 +117,24 @@ def test_loss_is_over_completion_and_end_token_alone(base):
     assert batch["attention_mask"].sum(1).tolist() == [7, 7, 9]  # 4 + 2 + 1 and 4 + 4 + 1
 
 
-def test_rows_longer_than_max_length_are_cut():
+def test_rows_longer_than_max_length_are_left_out_and_counted(tmp_path, base):
     tokenizer = character_tokenizer()
     frame = pl.DataFrame(ROWS, schema=["prompt", "completion", "weight"], orient="row")
-    assert [len(row["input_ids"]) for row in tokenised(frame, tokenizer, 8)] == [7, 7, 8]
+    assert [len(row["input_ids"]) for row in tokenised(frame, tokenizer, 8)] == [7, 7]
+    result, weights, _ = run(tmp_path / "long", base, ROWS, max_length=8)
+    _, without, _ = run(tmp_path / "without", base, ROWS[:2])
+    assert (result["num_rows"], result["num_dropped_rows"]) == (3, 1)
+    assert largest_difference(weights, without) < 1e-4
+
+
+def test_a_set_of_which_no_row_fits_is_refused(tmp_path, base):
+    rows = [("?1_A" * 3, "12", 1.0), ("?" * 20, "1", 1.0)]  # 15 and 22 tokens with their end
+    with pytest.raises(ValueError, match=r"all 2 rows are longer than distillation\.max_length = 14 tokens"):
+        run(tmp_path / "a", base, rows, max_length=14)
 
 
 def test_replay_rows_are_verifications_off_the_evaluation_side(tmp_path, base):
-    spec = SftSpec.read(spec_file(tmp_path / "a", base, ROWS * 100, replay_fraction=0.4))
+    spec = FineTuningSpec.read(spec_file(tmp_path / "a", base, ROWS * 100, replay_fraction=0.4))
     rows = training_rows(spec)
     replay = rows.filter(pl.col("source") == "replay")
     assert replay.height == 200  # 300 x .4 / .6
@@ -155,7 +145,7 @@ def test_replay_rows_are_verifications_off_the_evaluation_side(tmp_path, base):
 
 
 def test_replay_of_a_task_without_text_is_refused(tmp_path, base):
-    spec = SftSpec.read(spec_file(tmp_path / "a", base, ROWS, replay_fraction=0.4))
+    spec = FineTuningSpec.read(spec_file(tmp_path / "a", base, ROWS, replay_fraction=0.4))
     with pytest.raises(ValueError, match="no pre-training text"):
         training_rows(spec.model_copy(update={"task": "gsm8k"}))
 

@@ -1,0 +1,32 @@
+"""Several training processes on this machine, by torchrun.
+
+    python -m si_dagster.training.launch NUM_PROCESSES MODULE SPEC.json
+
+They end with this process and this process ends with its parent. One failing ends all; none is started
+again, since the step above does that from what is whole. Nothing here reaches another machine.
+"""
+
+import os
+import sys
+
+from si_dagster.processes import exit_with_parent
+
+
+def main() -> None:
+    """Launch and wait; the exit code is 1 if any process failed."""
+    exit_with_parent(os.getppid())
+    if len(sys.argv) != 4:
+        sys.exit("usage: python -m si_dagster.training.launch NUM_PROCESSES MODULE SPEC.json")
+    num_processes, module, spec_file = sys.argv[1:]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(num_processes))))
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    try:
+        torchrun(["--standalone", f"--nproc-per-node={num_processes}", "-m", module, spec_file])
+    except ChildFailedError as error:
+        sys.exit(f"training failed: {' '.join(str(error.get_first_failure()[1].message).split())}")
+
+
+if __name__ == "__main__":
+    main()

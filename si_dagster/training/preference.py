@@ -1,0 +1,124 @@
+"""Preference training on pairs with TRL's DPOTrainer: DPO, RPO and Sharpening's preference regression.
+
+The reference is the policy training starts from. A pair is in or out: it has no weight. Pairs with a side
+longer than `max_length` are left out and counted. It does not make pairs (`stages.filtered_set` does, from
+verifications alone) and reads no utilities.
+
+    python -m si_dagster.training.preference SPEC.json
+"""
+
+from typing import Any
+
+import polars as pl
+
+from si_dagster.training.fine_tuning import Examples, FineTuner, fine_tune, read_rows
+from si_dagster.training.pretrain import IGNORED
+from si_dagster.training.reporting import Reporter, run_trainer
+from si_dagster.training.specs import FineTuningSpec
+
+COLUMNS = ["prompt", "completion", "rejected_completion", "proxy_utility", "rejected_proxy_utility"]
+
+
+def preference(spec_file: str, report: Reporter) -> dict[str, Any]:
+    """Train by the spec, write checkpoint and result.json, return the result."""
+    return fine_tune(FineTuningSpec.read(spec_file), report, pair_examples, preference_trainer)
+
+
+def pair_examples(spec: FineTuningSpec, tokenizer: Any) -> Examples:
+    """Token ids of every pair that fits, with the difference of its scores."""
+    pairs = pl.concat(read_rows(spec, COLUMNS))
+    counts = {"num_rows": pairs.height}
+    return Examples(tokenised(pairs, tokenizer, spec.distillation.max_length), pairs.height, counts)
+
+
+def tokenised(pairs: pl.DataFrame, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+    """Token ids of prompt and both completions with their end token; only pairs that fit."""
+    ends = [tokenizer.eos_token_id]
+    prompts = tokenizer(pairs["prompt"].to_list())["input_ids"]
+    sides = [
+        [ids + ends for ids in tokenizer(pairs[column].to_list(), add_special_tokens=False)["input_ids"]]
+        for column in ("completion", "rejected_completion")
+    ]
+    margins = (pairs["proxy_utility"] - pairs["rejected_proxy_utility"]).to_list()
+    return [
+        {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected, "margin": margin}
+        for prompt, chosen, rejected, margin in zip(prompts, *sides, margins, strict=True)
+        if len(prompt) + max(len(chosen), len(rejected)) <= max_length
+    ]
+
+
+def preference_trainer(tuner: FineTuner) -> Any:
+    """TRL's DPOTrainer over tokenised pairs, or a subclass of it with the regression loss."""
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
+
+    recipe = tuner.spec.distillation
+    losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
+    if recipe.method == "rpo":
+        losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, recipe.rpo_alpha]}
+    config = DPOConfig(
+        **tuner.settings,
+        beta=recipe.beta,
+        max_length=recipe.max_length,
+        trust_remote_code=tuner.spec.trust_remote_code,
+        **losses,
+    )
+
+    class PairTrainer(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+            return dataset  # tokenised already, prompt and completion apart, as they were sampled
+
+    class RegressionTrainer(PairTrainer):
+        def _set_signature_columns_if_needed(self) -> None:
+            self._signature_columns = ["prompt_ids", "chosen_ids", "rejected_ids", "margin"]
+
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            margins = inputs.pop("margin")
+            labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, IGNORED)
+            seen = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            outputs = model(**seen, labels=labels, use_cache=False, fused_lm_head=True)
+            chosen, rejected = outputs.log_probs.sum(dim=1).chunk(2)
+            reference = self.ref_model if self.ref_model is not None else self.model
+            ref_chosen, ref_rejected = self.compute_ref_log_probs(reference, inputs)
+            loss = regression_loss((chosen - ref_chosen) - (rejected - ref_rejected), margins, recipe.beta)
+            return (loss, outputs) if return_outputs else loss
+
+    pairs_alone = DataCollatorForPreference(tuner.tokenizer.pad_token_id)
+
+    def with_margins(examples: list[dict[str, Any]]) -> dict[str, Any]:
+        import torch
+
+        return {**pairs_alone(examples), "margin": torch.tensor([pair["margin"] for pair in examples])}
+
+    regresses = recipe.method == "sharpening_dpo"
+    trainer_class = RegressionTrainer if regresses else PairTrainer
+    return trainer_class(
+        model=tuner.load(),
+        args=config,
+        processing_class=tuner.tokenizer,
+        train_dataset=tuner.dataset,
+        data_collator=with_margins if regresses else pairs_alone,
+        callbacks=tuner.callbacks,
+        peft_config=tuner.peft_config,
+    )
+
+
+def regression_loss(log_ratio_differences: Any, margins: Any, beta: float) -> Any:
+    """Mean over pairs of (β Δ - (r - r'))², Δ = log π(y)/π_ref(y) - log π(y')/π_ref(y').
+
+    The objective of Sharpening's DPO (arXiv 2412.01951), with the proxy utility for the self-reward r; with
+    the verification `log_likelihood` it is that paper's. Its minimum over all policies is the reference
+    reweighted by exp(r / β).
+
+    Args:
+        log_ratio_differences: Δ of each pair, shape (batch,).
+        margins: r - r' of each pair, shape (batch,).
+        beta: β.
+    """
+    return ((beta * log_ratio_differences - margins) ** 2).mean()
+
+
+if __name__ == "__main__":
+    run_trainer(preference)

@@ -1,0 +1,97 @@
+"""DPO, RPO and preference regression on a tiny policy: what is minimised, and what comes of it."""
+
+import json
+import math
+
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from si_dagster.training.preference import preference, regression_loss
+from si_dagster.training.reporting import Reporter
+
+PAIRS = [("?1_A", "12", "34", 0.9, 0.2), ("?_2A", "34", "12", 0.8, 0.7), ("?3_A", "1432", "1", 0.5, 0.1)]
+SCHEMA = ["prompt", "completion", "rejected_completion", "proxy_utility", "rejected_proxy_utility"]
+
+
+def run(folder, base, method, pairs=PAIRS, **distillation):
+    """The result of training, and its folder."""
+    (folder / "out").mkdir(parents=True)
+    pl.DataFrame(pairs, schema=SCHEMA, orient="row").write_parquet(folder / "pairs.parquet")
+    given = {
+        "learning_rate": 1e-2,
+        "max_steps": 40,
+        "per_device_train_batch_size": len(pairs),
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1e6,
+    }
+    spec = {
+        "output_dir": str(folder / "out"),
+        "task": "sudoku4",
+        "seed": 1,
+        "model_dir": str(base),
+        "train_files": [str(folder / "pairs.parquet")],
+        "distillation": {"method": method, **given, **distillation},
+    }
+    (folder / "spec.json").write_text(json.dumps(spec))
+    lines: list[str] = []
+    return preference(str(folder / "spec.json"), Reporter(lines.append)), folder / "out"
+
+
+def log_likelihoods(folder, column):
+    """log π(y|x), end token included, of each pair's accepted (1) or rejected (2) completion."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    found = []
+    for pair in PAIRS:
+        prompt, ids = tokenizer(pair[0]).input_ids, tokenizer(pair[column]).input_ids
+        ids = [*ids, tokenizer.eos_token_id]
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+        found.append(logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum())
+    return torch.stack(found)
+
+
+def margins(folder, base):
+    """Δ of each pair: how much more the log-likelihood of the accepted rose than that of the rejected."""
+    accepted, rejected = (log_likelihoods(folder, c) - log_likelihoods(base, c) for c in (1, 2))
+    return accepted - rejected
+
+
+def test_dpo_begins_at_ln_2_and_prefers_the_accepted(tmp_path, base):
+    result, folder = run(tmp_path, base, "dpo")
+    # The policy is its own reference at first: -log sigmoid(0) = ln 2.
+    assert result["loss_curve"][0][1] == pytest.approx(math.log(2), abs=1e-5)
+    assert result["final_loss"] < 0.4
+    assert (margins(folder, base) > 1).all()
+    assert (result["num_rows"], result["num_dropped_rows"]) == (3, 0)
+
+
+def test_rpo_adds_the_likelihood_of_the_accepted(tmp_path, base):
+    alone, dpo = run(tmp_path / "dpo", base, "dpo")
+    both, rpo = run(tmp_path / "rpo", base, "rpo", rpo_alpha=2.0)
+    # ln 2 and twice the mean over 3 + 3 + 5 tokens of the accepted completions.
+    nll = -log_likelihoods(base, 1).sum() / 11
+    assert both["loss_curve"][0][1] == pytest.approx(math.log(2) + 2 * nll.item(), rel=1e-4)
+    assert (log_likelihoods(rpo, 1) > log_likelihoods(dpo, 1)).all()
+    assert alone["loss_curve"][0][1] != both["loss_curve"][0][1]
+
+
+def test_regression_reaches_the_score_differences(tmp_path, base):
+    result, folder = run(tmp_path, base, "sharpening_dpo", beta=0.5, max_steps=250, learning_rate=3e-3)
+    differences = torch.tensor([0.7, 0.1, 0.4])
+    # At first Δ = 0: the loss is the mean square of r - r' = (.49 + .01 + .16) / 3.
+    assert result["loss_curve"][0][1] <= 0.22 + 1e-4
+    assert result["final_loss"] < 1e-3
+    assert torch.allclose(0.5 * margins(folder, base), differences, atol=0.05)
+
+
+def test_regression_loss_by_hand():
+    # (.5 x 2 - .5)² = .25 and (.5 x -1 - 0)² = .25
+    loss = regression_loss(torch.tensor([2.0, -1.0]), torch.tensor([0.5, 0.0]), beta=0.5)
+    assert loss.item() == pytest.approx(0.25)
+
+
+def test_pairs_with_a_side_too_long_are_left_out(tmp_path, base):
+    result, _ = run(tmp_path, base, "dpo", max_length=8, max_steps=2)
+    assert (result["num_rows"], result["num_dropped_rows"]) == (3, 1)  # 4 + 4 + 1 tokens
