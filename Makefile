@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test ui check format clean
+.PHONY: quickstart findings test ui check format clean
 
 quickstart: $(STAMP)
 	$(BIN)/si-dagster run studies/quickstart.yaml
+
+findings: $(STAMP)
+	$(BIN)/si-dagster findings
 
 test: $(STAMP)
 	$(BIN)/pytest

@@ -6,12 +6,14 @@ was begun is continued, one of another recipe is refused unless the run may supe
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster._utils.warnings import BetaWarning
 
 from resources.engine import EngineResource
 from resources.stage_run import StageRun
@@ -148,12 +150,15 @@ def _mapping(models_read: dict[str, set[str]]) -> dg.PartitionMapping:
     for model, read in sorted(models_read.items()):
         for upstream in sorted(read):
             downstream.setdefault(upstream, []).append(model)
-    return dg.MultiPartitionMapping(
-        {
-            "model": dg.DimensionPartitionMapping("model", dg.StaticPartitionMapping(downstream)),
-            "task": dg.DimensionPartitionMapping("task", dg.IdentityPartitionMapping()),
-        }
-    )
+    with warnings.catch_warnings():
+        # Dagster warns of a beta feature at every study whose models verify each other.
+        warnings.simplefilter("ignore", BetaWarning)
+        return dg.MultiPartitionMapping(
+            {
+                "model": dg.DimensionPartitionMapping("model", dg.StaticPartitionMapping(downstream)),
+                "task": dg.DimensionPartitionMapping("task", dg.IdentityPartitionMapping()),
+            }
+        )
 
 
 def planned(study: Study) -> Plan:

@@ -146,6 +146,45 @@ def _run_command(study: str, overrides: list[str] | None, *options: str) -> str:
 
 
 @app.command()
+def findings(
+    small: Annotated[
+        bool, typer.Option("--small", help="A run of the same path in a minute, which says nothing.")
+    ] = False,
+    only_write: Annotated[
+        bool, typer.Option("--only-write", help="Judge and write what is stored; run nothing.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of findings.md; default: docs, or the home if small.")
+    ] = None,
+    studies: Annotated[
+        Path | None, typer.Option("--studies", help="Folder of findings_*.yaml; default: studies.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put the paper's findings to the test: run studies/findings_*.yaml, judge, write docs/findings.md."""
+    from si_dagster import reproduction
+    from si_dagster.store.artifacts import Store
+    from si_dagster.store.layout import default_home
+
+    files = studies or reproduction.STUDIES
+    failures = [] if only_write else reproduction.run_findings(small, files, quiet=as_json)
+    folder = out or (default_home() / "findings" if small else reproduction.DOCS)
+    page, verdicts = reproduction.write_page(Store(default_home()), folder, small, files)
+    if as_json:
+        _print_json({"page": str(page), "verdicts": verdicts, "failures": failures})
+    else:
+        for finding, verdict in verdicts.items():
+            console.print(f"{finding}: {verdict}", highlight=False)
+        for failure in failures:
+            Console(stderr=True).print(
+                f"[bold red]failed:[/] {_escaped(ValueError(failure))}", soft_wrap=True
+            )
+        console.print(f"page: {page}", highlight=False, soft_wrap=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
 def status(study: StudyArgument, overrides: Overrides = None, as_json: JsonOption = False) -> None:
     """What is done, missing, stale or damaged, which fields of the recipe differ, and what to do next."""
     from si_dagster.runs import find_study

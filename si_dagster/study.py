@@ -309,8 +309,9 @@ class Study(Spec):
     )
     weighting: WeightingSpec = WeightingSpec()
     distillation: DistillationSpec = DistillationSpec()
-    iterations: int = Field(default=2, ge=1, le=1000)
-    """Updates of the policy. The policy after the last one is measured too, as `iteration_<iterations>`."""
+    iterations: int = Field(default=2, ge=0, le=1000)
+    """Updates of the policy. The policy after the last one is measured too, as `iteration_<iterations>`;
+    with 0 the base alone is measured, on held-out prompts."""
     stop: StopSpec = StopSpec()
     analysis: AnalysisSpec = AnalysisSpec()
     price: PriceSpec | None = None

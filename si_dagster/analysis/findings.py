@@ -1,0 +1,617 @@
+"""The six findings of "Mind the Gap" (arXiv 2412.02674): what is expected, and the rule that judges it.
+
+Expectations and rules stand here, and were committed, before the studies of `studies/findings_*.yaml` were
+run. A finding is a list of contrasts. A contrast is a number of each seed, with an interval that pools the
+seeds: within each, prompts are resampled; the mean over seeds is what is told. It is
+
+    supported      if the interval lies wholly where it was expected, and every seed's estimate does;
+    contradicted   if the interval lies wholly on the other side, and every seed's estimate does;
+    open           otherwise, and always with fewer than three seeds.
+
+A finding is reproduced if all its contrasts are supported, refuted if any is contradicted, and open at this
+scale otherwise. What it does not do: run anything (see `reproduction`), correct for the number of contrasts
+(that all must hold is strict for `reproduced`, and makes `refuted` the easier verdict), or say that what
+holds for policies of a few hundred thousand parameters holds for large ones.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from si_dagster.core import weighting
+from si_dagster.core.ensembles import and_weights
+from si_dagster.core.fingerprint import derive_seed
+from si_dagster.core.gap import expected_utility, gap_per_prompt, relative_gap_per_prompt
+from si_dagster.core.intervals import Interval, resampled_sums
+from si_dagster.core.pass_at_k import pass_at_k
+from si_dagster.core.samples import divide_or_nan, sum_per_prompt
+from si_dagster.core.sweep import gap_by_quantile, gap_by_threshold
+
+MIN_SEEDS = 3
+NUM_RESAMPLES = 2000
+CONFIDENCE = 0.95
+QUANTILE = 0.75
+MARGIN = 0.02
+"""A gap up to here counts as none (ours). The paper says under a point, on thousands of prompts."""
+LITTLE_OVERLAP = 0.5
+"""Correlations below this count as little (ours); the paper's are .24 and .39."""
+QUANTILES = np.round(np.arange(0.1, 0.95, 0.1), 1)
+
+Side = Literal["above", "below"]
+Status = Literal["supported", "contradicted", "open"]
+Verdict = Literal["reproduced", "refuted", "open at this scale", "not measured"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One policy of one seed on the evaluation prompts of one study: what all contrasts are made from.
+
+    Attributes:
+        study: Name of the study file.
+        seed: Of the study; policies of one study and seed answered the same prompts.
+        iteration: Of the policy.
+        model: Its family.
+        num_parameters: N.
+        flops: Pre-training FLOPs of its base, 6 N D.
+        offsets: Shape (num_prompts + 1,).
+        utilities: Shape (num_samples,).
+        scores: Verification -> scores, NaN if unparsed; shape (num_samples,).
+    """
+
+    study: str
+    seed: int
+    iteration: int
+    model: str
+    num_parameters: int
+    flops: float
+    offsets: np.ndarray
+    utilities: np.ndarray
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def expected(self) -> np.ndarray:
+        """J_x; shape (num_prompts,)."""
+        return expected_utility(self.utilities, self.offsets)
+
+    def weights(self, verification: str) -> np.ndarray:
+        """The paper's rule for a method: CoT-binary keeps 1, all others the best quarter of each prompt."""
+        if verification == "cot_binary":
+            return weighting.threshold_weights(self.scores[verification], 1.0)
+        return weighting.quantile_weights(self.scores[verification], self.offsets, QUANTILE)
+
+    def gap(self, verification: str) -> np.ndarray:
+        """Gap of each prompt; shape (num_prompts,)."""
+        return gap_per_prompt(self.utilities, self.weights(verification), self.offsets)
+
+    def relative_gap(self, verification: str) -> np.ndarray:
+        """Relative gap of each prompt, NaN where J_x = 1; shape (num_prompts,)."""
+        return relative_gap_per_prompt(self.gap(verification), self.expected)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A number on which a finding rests.
+
+    Attributes:
+        claim: What it is, in words.
+        expected: On which side of `bound` it should lie.
+        bound: 0, or a margin.
+        per_seed: Seed -> estimate.
+        interval: Of the mean over seeds.
+    """
+
+    claim: str
+    expected: Side
+    bound: float
+    per_seed: dict[int, float]
+    interval: Interval
+
+    @property
+    def status(self) -> Status:
+        """What the interval and the seeds say, by the rule of this module."""
+        if len(self.per_seed) < MIN_SEEDS:
+            return "open"
+        values = np.array([self.interval.low, self.interval.high, *self.per_seed.values()]) - self.bound
+        if self.expected == "below":
+            values = -values
+        if (values > 0).all():
+            return "supported"
+        return "contradicted" if (values < 0).all() else "open"
+
+
+def verdict(contrasts: Sequence[Contrast]) -> Verdict:
+    """The verdict on a finding.
+
+    Examples:
+        >>> good = Contrast("a", "above", 0.0, {0: 0.1, 1: 0.2, 2: 0.1}, Interval(0.13, 0.05, 0.2))
+        >>> bad = Contrast("b", "below", 0.0, {0: 0.1, 1: 0.2, 2: 0.1}, Interval(0.13, 0.05, 0.2))
+        >>> unsure = Contrast("c", "above", 0.0, {0: 0.1, 1: -0.2, 2: 0.1}, Interval(0.0, -0.1, 0.1))
+        >>> verdict([good]), verdict([good, bad]), verdict([good, unsure]), verdict([])
+        ('reproduced', 'refuted', 'open at this scale', 'not measured')
+    """
+    statuses = [contrast.status for contrast in contrasts]
+    if not statuses:
+        return "not measured"
+    if "contradicted" in statuses:
+        return "refuted"
+    return "reproduced" if set(statuses) == {"supported"} else "open at this scale"
+
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""From sums over prompts, shape (num_resamples, num_columns), to a number each, shape (num_resamples,)."""
+
+
+def pooled(columns_of: dict[int, np.ndarray], statistic: Statistic) -> tuple[dict[int, float], Interval]:
+    """A statistic of each seed, and its mean over seeds with a percentile interval.
+
+    Args:
+        columns_of: Seed -> values a prompt, without NaN; shape (num_prompts, num_columns).
+        statistic: Of the sums of the columns.
+    """
+    per_seed = {seed: statistic(columns.sum(axis=0)[None])[0] for seed, columns in columns_of.items()}
+    draws = np.mean([statistic(_resampled(seed, columns)) for seed, columns in columns_of.items()], axis=0)
+    return {seed: float(value) for seed, value in per_seed.items()}, _interval(list(per_seed.values()), draws)
+
+
+def of_means(
+    values_of: dict[int, np.ndarray], coefficients: Sequence[float] | np.ndarray
+) -> tuple[dict[int, float], Interval]:
+    """`pooled` for a weighted sum of means over prompts, each over the prompts where its value is known.
+
+    Args:
+        values_of: Seed -> values, NaN if unknown; shape (num_prompts, num_values).
+        coefficients: One a value.
+
+    Examples:
+        Means 1 and 3 where known, 3 - 1 = 2:
+
+        >>> of_means({0: np.array([[1.0, 3.0], [1.0, np.nan]])}, [-1.0, 1.0])[0]
+        {0: 2.0}
+    """
+    columns_of = {seed: _known(values) for seed, values in values_of.items()}
+    return pooled(columns_of, lambda sums: _means(sums) @ np.asarray(coefficients))
+
+
+def each_mean(values_of: dict[int, np.ndarray]) -> list[Interval]:
+    """The mean of every column over prompts, then seeds, with its interval; arguments as in `of_means`."""
+    columns_of = {seed: _known(values) for seed, values in values_of.items()}
+    per_seed = np.array([_means(columns.sum(axis=0)[None])[0] for columns in columns_of.values()])
+    draws = np.mean([_means(_resampled(seed, columns)) for seed, columns in columns_of.items()], axis=0)
+    return [_interval(per_seed[:, place].tolist(), draws[:, place]) for place in range(draws.shape[1])]
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    """Values with 0 for NaN, and beside them which are known."""
+    return np.hstack([np.nan_to_num(values), ~np.isnan(values)])
+
+
+def _means(sums: np.ndarray) -> np.ndarray:
+    """Means from the sums of the columns of `_known`."""
+    count = sums.shape[1] // 2
+    return divide_or_nan(sums[:, :count], sums[:, count:])
+
+
+def _resampled(seed: int, columns: np.ndarray) -> np.ndarray:
+    return resampled_sums(columns, NUM_RESAMPLES, derive_seed(seed, "findings"))
+
+
+def _interval(estimates: Sequence[float], draws: np.ndarray) -> Interval:
+    tail = (1.0 - CONFIDENCE) / 2.0
+    known = draws[~np.isnan(draws)]
+    low, high = np.quantile(known, [tail, 1.0 - tail]) if known.size else (np.nan, np.nan)
+    return Interval(float(np.mean(estimates)), float(low), float(high))
+
+
+def slope_coefficients(x: Sequence[float]) -> np.ndarray:
+    """What the values at x are multiplied by to give the least-squares slope.
+
+    Examples:
+        >>> slope_coefficients([0.0, 1.0, 2.0]).tolist()
+        [-0.5, 0.0, 0.5]
+    """
+    centred = np.asarray(x) - np.mean(x)
+    return centred / (centred**2).sum()
+
+
+def pearson_statistic(sums: np.ndarray) -> np.ndarray:
+    """Pearson correlation from the sums n, x, y, xy, xx, yy; the columns of `pearson_columns`."""
+    n, x, y, xy, xx, yy = sums.T
+    return divide_or_nan(xy - x * y / n, np.sqrt((xx - x**2 / n) * (yy - y**2 / n)))
+
+
+def pearson_columns(a: np.ndarray, b: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """What `pearson_statistic` needs of each prompt, samples without both scores left out."""
+    known = ~(np.isnan(a) | np.isnan(b))
+    a, b = np.where(known, a, 0.0), np.where(known, b, 0.0)
+    return np.stack([sum_per_prompt(v, offsets) for v in (known * 1.0, a, b, a * b, a * a, b * b)], axis=1)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that was measured, by study; only seeds of which every base is there take part."""
+
+    measured: tuple[Measured, ...]
+
+    def seeds(self, study: str, iteration: int = 0) -> dict[int, list[Measured]]:
+        """Seed -> its policies of one iteration, by FLOPs; seeds that lack any model are left out."""
+        found = sorted(
+            (m for m in self.measured if m.study == study and m.iteration == iteration),
+            key=lambda m: (m.seed, m.flops),
+        )
+        by_seed = {seed: list(group) for seed, group in groupby(found, key=lambda m: m.seed)}
+        models = {m.model for m in found}
+        return {seed: group for seed, group in by_seed.items() if {m.model for m in group} == models}
+
+    def last_iteration(self, study: str) -> int:
+        """The last iteration that any seed reached."""
+        return max((m.iteration for m in self.measured if m.study == study), default=0)
+
+
+Values = Callable[[list[Measured]], list[np.ndarray]]
+
+
+def _columns(seeds: dict[int, list[Measured]], values: Values) -> dict[int, np.ndarray]:
+    return {seed: np.stack(values(policies), axis=1) for seed, policies in seeds.items()}
+
+
+def _log_flops(seeds: dict[int, list[Measured]]) -> list[float]:
+    """log10 FLOPs of each base; D differs by tenths of a percent between seeds: the mean."""
+    return np.mean([[np.log10(m.flops) for m in policies] for policies in seeds.values()], axis=0).tolist()
+
+
+def scaling(evidence: Evidence) -> list[Contrast]:
+    """Finding 1."""
+    seeds = evidence.seeds("findings_arithmetic")
+    if not seeds:
+        return []
+    slopes = slope_coefficients(_log_flops(seeds))
+    relative = _columns(seeds, lambda policies: [m.relative_gap("cot_score") for m in policies])
+    smallest = _columns(seeds, lambda policies: [policies[0].gap(method) for method in METHODS])
+    return [
+        Contrast(
+            "slope of the relative gap under CoT-score on log10 FLOPs",
+            "above",
+            0.0,
+            *of_means(relative, slopes),
+        ),
+        Contrast(
+            "gap of the smallest base, mean over the four methods",
+            "below",
+            MARGIN,
+            *of_means(smallest, [0.25] * 4),
+        ),
+    ]
+
+
+def cross_verification(evidence: Evidence) -> list[Contrast]:
+    """Finding 2."""
+    seeds = evidence.seeds("findings_arithmetic")
+    if not seeds:
+        return []
+    models = [m.model for m in next(iter(seeds.values()))]
+    gaps = _columns(seeds, lambda policies: [m.gap(f"by_{v}") for m in policies for v in models])
+    slopes, share = slope_coefficients(_log_flops(seeds)), np.full(len(models), 1.0 / len(models))
+    return [
+        Contrast(
+            "slope of the gap on the verifier's log10 FLOPs, mean over generators",
+            "above",
+            0.0,
+            *of_means(gaps, np.outer(share, slopes).ravel().tolist()),
+        ),
+        Contrast(
+            "slope of the gap on the generator's log10 FLOPs, mean over verifiers",
+            "below",
+            0.0,
+            *of_means(gaps, np.outer(slopes, share).ravel().tolist()),
+        ),
+    ]
+
+
+def no_gap_for_facts(evidence: Evidence) -> list[Contrast]:
+    """Finding 3."""
+    contrasts = []
+    facts, sudoku = evidence.seeds("findings_facts"), evidence.seeds("findings_sudoku4")
+    for place, first in enumerate(next(iter(facts.values()), [])):
+        for method in ("multiple_choice", "cot_score"):
+            gaps = _columns(facts, lambda p, i=place, v=method: [p[i].gap(v)])
+            claim = f"facts: gap of base {first.model} under {NAMES[method]}"
+            contrasts.append(Contrast(claim, "below", MARGIN, *of_means(gaps, [1.0])))
+    if sudoku:
+        bases: tuple[tuple[int, str, Side], ...] = ((0, "smallest", "below"), (-1, "largest", "above"))
+        for place, name, side in bases:
+            gaps = _columns(sudoku, lambda p, i=place: [p[i].gap("multiple_choice")])
+            claim = f"Sudoku: gap of the {name} base under MC"
+            contrasts.append(Contrast(claim, side, MARGIN, *of_means(gaps, [1.0])))
+    return contrasts
+
+
+def iteration(evidence: Evidence) -> list[Contrast]:
+    """Finding 4."""
+    study = "findings_iteration"
+    last = evidence.last_iteration(study)
+    base, after = evidence.seeds(study), evidence.seeds(study, last)
+    pairs = {seed: (base[seed][0], after[seed][0]) for seed in base.keys() & after.keys()} if last else {}
+    if not pairs:
+        return []
+    k = min(int(np.diff(m.offsets).min()) for pair in pairs.values() for m in pair)
+
+    def changes(of: Callable[[Measured], np.ndarray]) -> tuple[dict[int, float], Interval]:
+        values = {seed: np.stack([of(first), of(then)], axis=1) for seed, (first, then) in pairs.items()}
+        return of_means(values, [-1.0, 1.0])
+
+    final = {seed: then.gap("multiple_choice")[:, None] for seed, (_, then) in pairs.items()}
+    return [
+        Contrast(
+            f"change of the gap over {last} updates",
+            "below",
+            0.0,
+            *changes(lambda m: m.gap("multiple_choice")),
+        ),
+        Contrast(f"gap after {last} updates", "below", MARGIN, *of_means(final, [1.0])),
+        Contrast("change of pass@1", "above", 0.0, *changes(lambda m: pass_at_k(m.utilities, m.offsets, 1))),
+        Contrast(
+            f"change of pass@{k}", "below", 0.0, *changes(lambda m: pass_at_k(m.utilities, m.offsets, k))
+        ),
+    ]
+
+
+def threshold_shape(evidence: Evidence) -> list[Contrast]:
+    """Finding 5."""
+    seeds = evidence.seeds("findings_arithmetic")
+    if not seeds:
+        return []
+
+    def at(method: str, *quantiles: float) -> dict[int, np.ndarray]:
+        return {s: _curve(policies[-1], method, np.array(quantiles)) for s, policies in seeds.items()}
+
+    def rounds(*taus: float) -> dict[int, np.ndarray]:
+        return {
+            s: gap_by_threshold(
+                p[-1].utilities, p[-1].scores["tournament"], p[-1].offsets, np.array(taus)
+            ).gap_per_prompt
+            for s, p in seeds.items()
+        }
+
+    bend = [-0.5, 1.0, -0.5]
+    return [
+        Contrast(
+            "MC: gap at q = .5 less the mean of .1 and .9",
+            "above",
+            0.0,
+            *of_means(at("multiple_choice", 0.1, 0.5, 0.9), bend),
+        ),
+        Contrast(
+            "tournament: gap after 2 rounds less the mean of 1 and 3",
+            "above",
+            0.0,
+            *of_means(rounds(1, 2, 3), bend),
+        ),
+        Contrast(
+            "CoT-score: gap at q = .9 less that at .1",
+            "above",
+            0.0,
+            *of_means(at("cot_score", 0.1, 0.9), [-1.0, 1.0]),
+        ),
+    ]
+
+
+def overlap(evidence: Evidence) -> list[Contrast]:
+    """Finding 6."""
+    seeds = evidence.seeds("findings_arithmetic")
+    if not seeds:
+        return []
+    contrasts = []
+    for other in ("cot_binary", "cot_score"):
+        columns = {
+            s: pearson_columns(p[-1].scores["multiple_choice"], p[-1].scores[other], p[-1].offsets)
+            for s, p in seeds.items()
+        }
+        claim = f"Pearson correlation of MC and {NAMES[other]}"
+        contrasts.append(Contrast(claim, "below", LITTLE_OVERLAP, *pooled(columns, pearson_statistic)))
+    for alone in ("multiple_choice", "cot_binary"):
+        gaps = _columns(seeds, lambda p, v=alone: [_and_gap(p[-1]), p[-1].gap(v)])
+        claim = f"gap of MC AND CoT-binary less that of {NAMES[alone]} alone"
+        contrasts.append(Contrast(claim, "above", 0.0, *of_means(gaps, [1.0, -1.0])))
+    return contrasts
+
+
+def _and_gap(m: Measured) -> np.ndarray:
+    both = and_weights([m.weights("multiple_choice"), m.weights("cot_binary")])
+    return gap_per_prompt(m.utilities, both, m.offsets)
+
+
+def _curve(m: Measured, method: str, quantiles: np.ndarray) -> np.ndarray:
+    return gap_by_quantile(m.utilities, m.scores[method], m.offsets, quantiles).gap_per_prompt
+
+
+NAMES = {
+    "cot_score": "CoT-score",
+    "cot_binary": "CoT-binary",
+    "multiple_choice": "MC",
+    "tournament": "tournament",
+}
+METHODS = tuple(NAMES)
+
+
+def _points(
+    x: Iterable[float | str], series: str, columns_of: dict[int, np.ndarray]
+) -> list[dict[str, float | str]]:
+    """One point a value, with its interval; columns in the order of x."""
+    return [
+        {"x": at, "series": series, "value": found.estimate, "low": found.low, "high": found.high}
+        for at, found in zip(x, each_mean(columns_of), strict=True)
+    ]
+
+
+def scaling_points(evidence: Evidence) -> pl.DataFrame:
+    """Relative gap by pre-training FLOPs, a series a method."""
+    seeds = evidence.seeds("findings_arithmetic")
+    rows = []
+    for method in METHODS if seeds else ():
+        columns = _columns(seeds, lambda policies, v=method: [m.relative_gap(v) for m in policies])
+        rows += _points([10**x for x in _log_flops(seeds)], NAMES[method], columns)
+    return pl.DataFrame(rows)
+
+
+def cross_points(evidence: Evidence) -> pl.DataFrame:
+    """Gap by verifier, a series a generator."""
+    seeds = evidence.seeds("findings_arithmetic")
+    rows = []
+    for place, generator in enumerate(next(iter(seeds.values()), [])):
+        columns = _columns(seeds, lambda p, i=place: [p[i].gap(f"by_{v.model}") for v in p])
+        rows += _points([10**x for x in _log_flops(seeds)], f"generator {generator.model}", columns)
+    return pl.DataFrame(rows)
+
+
+def facts_points(evidence: Evidence) -> pl.DataFrame:
+    """Gap under multiple choice by pre-training FLOPs, a series a task."""
+    rows = []
+    for study, task in (("findings_facts", "facts"), ("findings_sudoku4", "sudoku4")):
+        if seeds := evidence.seeds(study):
+            columns = _columns(seeds, lambda policies: [m.gap("multiple_choice") for m in policies])
+            rows += _points([10**x for x in _log_flops(seeds)], task, columns)
+    return pl.DataFrame(rows)
+
+
+def iteration_points(evidence: Evidence) -> pl.DataFrame:
+    """Gap and pass@k by iteration."""
+    rows = []
+    for t in range(evidence.last_iteration("findings_iteration") + 1):
+        seeds = evidence.seeds("findings_iteration", t)
+        if not seeds:
+            continue
+        k = min(int(np.diff(p[0].offsets).min()) for p in seeds.values())
+        series: dict[str, Values] = {
+            "gap (MC)": lambda p: [p[0].gap("multiple_choice")],
+            "pass@1": lambda p: [p[0].expected],
+            f"pass@{k}": lambda p, k=k: [pass_at_k(p[0].utilities, p[0].offsets, k)],
+        }
+        for name, values in series.items():
+            rows += _points([float(t)], name, _columns(seeds, values))
+    return pl.DataFrame(rows)
+
+
+def threshold_points(evidence: Evidence) -> pl.DataFrame:
+    """Gap of the largest base by the per-prompt quantile, a series a method."""
+    seeds = evidence.seeds("findings_arithmetic")
+    rows = []
+    for method in METHODS if seeds else ():
+        columns = {s: _curve(p[-1], method, QUANTILES) for s, p in seeds.items()}
+        rows += _points(QUANTILES.tolist(), NAMES[method], columns)
+    return pl.DataFrame(rows)
+
+
+def overlap_points(evidence: Evidence) -> pl.DataFrame:
+    """Gap of the largest base under MC, CoT-binary and both."""
+    seeds = evidence.seeds("findings_arithmetic")
+    values: dict[str, Values] = {
+        "MC": lambda p: [p[-1].gap("multiple_choice")],
+        "CoT-binary": lambda p: [p[-1].gap("cot_binary")],
+        "MC AND CoT-binary": lambda p: [_and_gap(p[-1])],
+    }
+    rows = []
+    for name, of in values.items() if seeds else ():
+        rows += _points([name], "largest base", _columns(seeds, of))
+    return pl.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding of the paper and how it is put to the test.
+
+    Attributes:
+        number: As in docs.
+        title: In a few words.
+        paper: What the paper found.
+        expectation: What we expected here before the run, and why.
+        contrasts: What it is judged by.
+        points: What its picture shows; columns x, series, value, low, high.
+        axes: Titles of the picture's axes; x of FLOPs is logarithmic.
+    """
+
+    number: int
+    title: str
+    paper: str
+    expectation: str
+    contrasts: Callable[[Evidence], list[Contrast]]
+    points: Callable[[Evidence], pl.DataFrame]
+    axes: tuple[str, str]
+
+
+FLOPS_AXIS = "pre-training FLOPs"
+
+FINDINGS = (
+    Finding(
+        1,
+        "The relative gap under CoT-score rises with pre-training compute",
+        "The relative gap under CoT-score rises with log pre-training FLOPs within a family; the absolute"
+        " gap, MC and tournament show no clean law. Small models have no gap under nearly all verifiers.",
+        "Reproduced, since checking a sum here takes the same skill as working it out: a base that cannot"
+        " add has nothing to check with, and two independent tries agree on right answers rather than on "
+        "wrong ones.",
+        scaling,
+        scaling_points,
+        (FLOPS_AXIS, "relative gap"),
+    ),
+    Finding(
+        2,
+        "The gap grows with the verifier and shrinks as the generator grows",
+        "In cross-verification the gap rises with the verifier's capability and falls with the generator's.",
+        "The first half reproduced; the second less surely: a generator that is always wrong leaves no "
+        "gap to any verifier, so the smallest bases may have smaller gaps than the middle ones.",
+        cross_verification,
+        cross_points,
+        ("the verifier's pre-training FLOPs", "gap (CoT-score)"),
+    ),
+    Finding(
+        3,
+        "No gap in factual questions; in Sudoku only for large models",
+        "Natural Questions: a gap under one point or negative at every size. Sudoku: a gap only in the "
+        "largest models.",
+        "Open for facts: a policy that half knows a fact may tell its surer answers from its guesses, "
+        "which is a gap the paper did not see. Sudoku as in the paper: a small base verifies no better "
+        "than chance.",
+        no_gap_for_facts,
+        facts_points,
+        (FLOPS_AXIS, "gap (MC)"),
+    ),
+    Finding(
+        4,
+        "The gap closes in two or three iterations, and pass@k falls for large k",
+        "Rejection sampling closes the gap to about 0 in two or three rounds; pass@k rises for small k "
+        "and falls for large k.",
+        "Not a blind guess: the base is the quickstart's, whose gap fell from .44 to .10 in two updates "
+        "on seed 0 (other sampling). So the gap falls and J rises, but does not reach 0 in three updates;"
+        " pass@32 falls a little.",
+        iteration,
+        iteration_points,
+        ("iteration", "gap, pass@k"),
+    ),
+    Finding(
+        5,
+        "The gap is concave in the threshold for MC and tournament, increasing for CoT-score",
+        "As the threshold rises the gap under MC and tournament first grows, then shrinks; under "
+        "CoT-score it grows throughout.",
+        "CoT-score increasing: reproduced. Concavity: open, since a good verifier's best answer is the "
+        "best cut. Whether thresholds transfer between sizes and tasks is not tested.",
+        threshold_shape,
+        threshold_points,
+        ("per-prompt quantile", "gap"),
+    ),
+    Finding(
+        6,
+        "Verifiers overlap little, and combining them helps",
+        "Scores of different methods correlate weakly (Pearson MC-CoT-B .24, MC-CoT-S .39); AND of two "
+        "verifiers that each have a gap has a larger one.",
+        "AND better than either alone: reproduced. Little overlap: less sure, since one small policy "
+        "trained on clean text may make the same mistakes under every method.",
+        overlap,
+        overlap_points,
+        ("verifier", "gap"),
+    ),
+)

@@ -1,0 +1,123 @@
+"""Running the studies of the findings and writing what came out: `si-dagster findings`.
+
+It runs `studies/findings_*.yaml` for several seeds, each from where it is, reads what is stored, and writes a
+page with its pictures. The page holds nothing that is not stored under the home folder, by the present
+recipes. Judging is the part of `analysis.findings`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from si_dagster.analysis.data import StudyData
+from si_dagster.analysis.findings import FINDINGS, Evidence, Measured, verdict
+from si_dagster.analysis.findings_page import pictures, written
+from si_dagster.plan import Plan
+from si_dagster.store.artifacts import Store
+from si_dagster.store.atomic import write_bytes
+from si_dagster.store.layout import Address
+from si_dagster.study import Study, load_study, parse_study
+
+SEEDS = (3, 4, 5)
+"""Seeds that no recipe was chosen on and no other study of this repository was run on."""
+STUDIES = Path(__file__).parent.parent / "studies"
+DOCS = Path(__file__).parent.parent / "docs"
+SMALL_SEED = 10
+SMALL_STEPS = 4
+
+
+def finding_studies(small: bool = False, folder: Path = STUDIES) -> list[tuple[str, Study]]:
+    """(name of the file, study) in the order of the runs: all studies of a seed before the next seed."""
+    files = sorted(folder.glob("findings_*.yaml"))
+    seeds = (SMALL_SEED,) if small else SEEDS
+    loaded = [(file.stem, load_study(file, [f"seed={seed}"])) for seed in seeds for file in files]
+    return [(stem, shrunk(study) if small else study) for stem, study in loaded]
+
+
+def shrunk(study: Study) -> Study:
+    """The same study for a test of the path: two bases of a few steps, a few prompts, one update; no result.
+
+    Examples:
+        >>> from si_dagster.study import load_study
+        >>> small = shrunk(load_study("studies/findings_arithmetic.yaml"))
+        >>> small.name, [m.name for m in small.models], small.splits.eval
+        ('findings_arithmetic__small', ['xs', 'l'], 8)
+    """
+    data: dict[str, Any] = study.model_dump(mode="json", exclude_none=True)
+    models = [data["models"][0], data["models"][-1]] if len(data["models"]) > 1 else data["models"]
+    for place, model in enumerate(models, 1):
+        tiny = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        tiny |= {"max_steps": place * SMALL_STEPS, "per_device_train_batch_size": 8, "warmup_steps": 0}
+        model["pretrain"] |= tiny
+    names = {model["name"] for model in models}
+    known = [v for v in data["verification"] if v["verifier"] in names | {"self", "base"}]
+    data |= {"name": f"{study.name}__small", "models": models, "verification": known}
+    data |= {"splits": {"train": 8, "eval": 8}, "iterations": min(1, study.iterations)}
+    data["generation"] |= {"n": 4}
+    data["distillation"] |= {"max_steps": 2, "per_device_train_batch_size": 4, "replay_fraction": 0.0}
+    return parse_study(data, study.name)
+
+
+def run_findings(small: bool = False, folder: Path = STUDIES, quiet: bool = False) -> list[str]:
+    """Run what is missing; messages of what failed, one study's failure not stopping the others."""
+    from si_dagster.runs import run_study
+
+    failures = []
+    for _, study in finding_studies(small, folder):
+        outcome = run_study(study, quiet=quiet)
+        failures += [f"{study.name}: {failure}" for failure in outcome.failures]
+    return failures
+
+
+def evidence(store: Store, small: bool = False, folder: Path = STUDIES) -> Evidence:
+    """Whatever is stored of the studies' present recipes."""
+    return Evidence(
+        tuple(
+            m for stem, study in finding_studies(small, folder) for m in _measured(stem, Plan(study), store)
+        )
+    )
+
+
+def _measured(stem: str, plan: Plan, store: Store) -> Iterator[Measured]:
+    """Policies of which utilities and every verification are there."""
+    study = plan.study
+    present = {a: store.require(a) for a in plan.nodes if _is_of_this_recipe(plan, store, a)}
+    for samples in StudyData(study, present).samples("eval"):
+        base = present.get(plan.address("base_checkpoint", None, (samples.model, samples.task)))
+        if base is not None and len(samples.specs) == len(study.verification):
+            yield Measured(
+                study=stem,
+                seed=study.seed,
+                iteration=samples.iteration,
+                model=samples.model,
+                num_parameters=int(base.manifest.metadata["num_parameters"]),
+                flops=float(base.manifest.metadata["pretraining_flops"]),
+                offsets=samples.offsets,
+                utilities=samples.utilities,
+                scores=samples.scores,
+            )
+
+
+def _is_of_this_recipe(plan: Plan, store: Store, address: Address) -> bool:
+    manifest = store.manifest(address)
+    return manifest is not None and manifest.fingerprint == plan.fingerprint(address)
+
+
+def write_page(
+    store: Store, folder: Path, small: bool = False, studies: Path = STUDIES
+) -> tuple[Path, dict[str, str]]:
+    """Write findings.md and its pictures; what was not measured is said to be so.
+
+    Returns:
+        The page, and the verdict on each finding by its number and title.
+    """
+    found = evidence(store, small, studies)
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    drawn = pictures(found)
+    for name, svg in drawn.items():
+        write_bytes(images / name, svg.encode())
+    page = folder / "findings.md"
+    seeds = [study.seed for _, study in finding_studies(small, studies)]
+    write_bytes(page, written(found, seeds, set(drawn)).encode())
+    return page, {f"{f.number}. {f.title}": verdict(f.contrasts(found)) for f in FINDINGS}
