@@ -26,7 +26,7 @@ def materialize(run: StageRun) -> dict[str, Any]:
         run.read("generations", ["generation_id", "completion", "finish_reason"]),
         run.read("verifications"),
         run.study.weighting,
-        spec.on_unparsed,
+        spec.unparsed_policy,
         run.seed,
         run.node.address,
         run.study.distillation.pairing,

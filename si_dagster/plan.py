@@ -52,7 +52,8 @@ SUMMARIES = (*ANALYSES, "report")
 """Stages that follow the loop and sum it up, made from whatever is there."""
 
 TRUTH_STAGES = ("utilities", "gap_metrics", *SUMMARIES)
-"""Stages that may see ground truth. No input edge leads from them to a filtered set or a checkpoint."""
+"""Stages that see ground truth. No input edge leads from them to a filtered set or a checkpoint, unless the
+study says `oracle: true` and takes its weights from an oracle's verifications."""
 
 
 @dataclass(frozen=True)
@@ -253,28 +254,37 @@ class Plan:
     def _verifications(self, iteration: int, cell: tuple[str, str], split: Split) -> Iterator[Node]:
         for spec in self.study.verification:
             method = load_method(spec.method)
+            _refuse_what_changes_nothing(spec, method)
             verifier = self.verifier(spec, iteration, cell)
             style = self.study.model(verifier.model or "").style
             fields = {
-                "verification": spec.model_dump(mode="json", exclude={"name", "verifier", "on_unparsed"}),
+                "verification": spec.scoring_fields(),
                 "method_version": method.version,
                 "template": _verification_digest(self.task(cell[1]), method, style),
                 "seed": derive_seed(self.study.seed, "verifications", iteration, split, spec.name),
             }
             inputs = {role: self.address(role, iteration, cell, split) for role in ("prompts", "generations")}
-            inputs["verifier"] = verifier
+            if method.sees_truth:
+                inputs["utilities"] = self.address("utilities", iteration, cell, split)
+            else:
+                inputs["verifier"] = verifier
             part = verification_part(split, spec.name)
             yield self._node(self.address("verifications", iteration, cell, part), fields, inputs)
 
     def _filtered_set(self, iteration: int, cell: tuple[str, str]) -> Node:
         spec = self.study.weighting_verification()
+        if load_method(spec.method).sees_truth and not self.study.oracle:
+            raise ValueError(
+                f"weighting.verification: {spec.name!r} reads ground truth, and what it lets through trains "
+                "the next policy: say `oracle: true` in the study if that bound is meant, or choose another"
+            )
         inputs = {role: self.address(role, iteration, cell, "train") for role in ("prompts", "generations")}
         part = verification_part("train", spec.name)
         inputs["verifications"] = self.address("verifications", iteration, cell, part)
         weighting = self.study.weighting.model_dump(mode="json", include={"max_per_prompt", "duplicates"})
         fields = {
             "weighting": {**self.study.weighting.rule_fields(), **weighting},
-            "verification.on_unparsed": spec.on_unparsed,
+            "verification.on_unparsed": spec.unparsed_policy,
             "seed": derive_seed(self.study.seed, "filtered_set", iteration),
         }
         if self.study.distillation.pairing:
@@ -312,7 +322,7 @@ class Plan:
                 "no_survivors": self.study.weighting.no_survivors,
             },
             "analysis": {**analysis, "pass_at_k": list(self.study.pass_at_k())},
-            "verification.on_unparsed": spec.on_unparsed,
+            "verification.on_unparsed": spec.unparsed_policy,
             "seed": self.study.seed,
         }
         part = verification_part(split, spec.name)
@@ -425,8 +435,24 @@ def _template_digest(task: Task, style: PromptStyle) -> str:
     return digest(task.generation_prompt(PROBE, style))[:16]
 
 
+UNTRUSTED = "f(task):1"
+"""A made-up answer: how it is shown tells what is done to untrusted text before a verifier sees it."""
+
+
 def _verification_digest(task: Task, method: VerificationMethod, style: PromptStyle) -> str:
     if not method.asks:
         return ""
-    prompt = method.question(task, PROBE, "1", style)
-    return digest("\n".join([prompt, *task.verdict_labels(style)]))[:16]
+    prompts = dict.fromkeys(method.question(task, PROBE, answer, style) for answer in ("1", UNTRUSTED))
+    return digest("\n".join([*prompts, *task.verdict_labels(style)]))[:16]
+
+
+def _refuse_what_changes_nothing(spec: VerificationSpec, method: VerificationMethod) -> None:
+    """A field that a method does not look at is a misunderstanding, not a preference."""
+    idle = [*spec.sampling, *(["on_unparsed: resample"] if spec.resamples else [])]
+    if idle and not method.samples:
+        raise ValueError(
+            f"verification {spec.name!r}: method {spec.method} draws no replies, so {', '.join(idle)} "
+            "would change nothing: leave it out"
+        )
+    if method.sees_truth and spec.verifier != SELF:
+        raise ValueError(f"verification {spec.name!r}: method {spec.method} asks no verifier: leave it out")

@@ -133,8 +133,15 @@ class VerificationSpec(Spec):
     """`self` (the generator of the iteration), `base` (its f_0) or the name of another model of the study."""
     num_verifications: int = Field(default=1, ge=1)
     """Verifications a response, M; the proxy utility is their mean."""
-    on_unparsed: Literal["reject", "neutral"] = "reject"
-    """An unreadable verification gets weight 0, or the mean score of its prompt."""
+    temperature: float | None = Field(default=None, ge=0)
+    """How the verifier samples, for methods that draw replies; default: the method's own, .7."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Default: the method's own, .9."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Longest reply; default: the method's own, 256."""
+    on_unparsed: Literal["reject", "neutral", "resample"] = "reject"
+    """A response without a readable verification gets weight 0, or the mean score of its prompt; `resample`
+    first draws every unreadable reply again, three times at most, and then rejects."""
 
     @model_validator(mode="before")
     @classmethod
@@ -145,6 +152,31 @@ class VerificationSpec(Spec):
             method, verifier = data.get("method", "multiple_choice"), data.get("verifier", SELF)
             data = {**data, "name": method if verifier == SELF else f"{method}-by-{verifier}"}
         return data
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What the study says of the verifier's sampling; empty where it leaves it to the method."""
+        return self.model_dump(mode="json", include={"temperature", "top_p", "max_tokens"}, exclude_none=True)
+
+    @property
+    def resamples(self) -> bool:
+        """Whether unreadable replies are drawn again."""
+        return self.on_unparsed == "resample"
+
+    @property
+    def unparsed_policy(self) -> Literal["reject", "neutral"]:
+        """What stands for a score that could not be read in the end."""
+        return "neutral" if self.on_unparsed == "neutral" else "reject"
+
+    def scoring_fields(self) -> dict[str, Any]:
+        """What changes the scores, and nothing that is left at its default since it came to be.
+
+        Examples:
+            >>> VerificationSpec(method="cot_score", top_p=1.0, on_unparsed="neutral").scoring_fields()
+            {'method': 'cot_score', 'num_verifications': 1, 'top_p': 1.0}
+        """
+        fields = {"method": self.method, "num_verifications": self.num_verifications, **self.sampling}
+        return {**fields, "on_unparsed": "resample"} if self.resamples else fields
 
 
 class WeightingSpec(Spec):
@@ -308,6 +340,8 @@ class Study(Spec):
         (VerificationSpec(name="multiple_choice"),), min_length=1
     )
     weighting: WeightingSpec = WeightingSpec()
+    oracle: bool = False
+    """Allow weights from ground truth (the `oracle` method): a bound to compare with, no self-improvement."""
     distillation: DistillationSpec = DistillationSpec()
     iterations: int = Field(default=2, ge=0, le=1000)
     """Updates of the policy. The policy after the last one is measured too, as `iteration_<iterations>`;

@@ -116,7 +116,7 @@ def _verification_metrics(
 
 
 def _weights(study: Study, spec: VerificationSpec, scores: pl.DataFrame) -> np.ndarray:
-    return sample_weights(scores, study.weighting, spec.on_unparsed, study.seed)
+    return sample_weights(scores, study.weighting, spec.unparsed_policy, study.seed)
 
 
 def _paired_metrics(study: Study, samples: PolicySamples, tables: IterationTables) -> dict[str, Any]:

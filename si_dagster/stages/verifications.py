@@ -1,20 +1,20 @@
 """Verifications: a verifier policy scores every generation, chunk by chunk, by one method of the study.
 
 The method renders, asks and reads; this only cuts the work and names the rows. It never sees a reference
-answer: rows go to the method without one.
+answer: rows go to the method without one. Utilities come in for the oracle alone.
 """
 
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, replace
+from typing import Any
 
 import polars as pl
 
-from si_dagster.engines.base import Engine
 from si_dagster.stages.prompts import task_rows
 from si_dagster.store.layout import verification_id
 from si_dagster.study import VerificationSpec
-from si_dagster.tasks.base import PromptStyle, Task
-from si_dagster.verification.base import Item, VerificationMethod
+from si_dagster.verification.asking import NUM_RESAMPLES
+from si_dagster.verification.base import Batch, Item, VerificationMethod
 
 KEYS = ("generation_id", "prompt_id", "split", "sample_index")
 
@@ -40,49 +40,72 @@ def missing_generations(generations: pl.DataFrame, done: Collection[str]) -> pl.
     return generations.filter(~pl.col("generation_id").is_in(list(done)))
 
 
+def batch_fields(spec: VerificationSpec, seed: int) -> dict[str, Any]:
+    """What a verification of the study says to its method, as fields of `Batch`."""
+    return {
+        "seed": seed,
+        "num_verifications": spec.num_verifications,
+        "sampling": spec.sampling,
+        "num_resamples": NUM_RESAMPLES if spec.resamples else 0,
+    }
+
+
+def first_prompt(
+    prompts: pl.DataFrame, generations: pl.DataFrame, method: VerificationMethod, batch: Batch
+) -> str | None:
+    """The first text the verifier is given, whole; `None` where the method gives it none."""
+    _, items = next(_item_chunks(prompts, generations, 1), (None, []))
+    return method.first_prompt(replace(batch, items=items))
+
+
 def verification_chunks(
     prompts: pl.DataFrame,
     generations: pl.DataFrame,
     method: VerificationMethod,
-    engine: Engine,
-    task: Task,
-    style: PromptStyle,
+    batch: Batch,
     spec: VerificationSpec,
     verifier: str,
-    seed: int,
     chunk_prompts: int,
 ) -> Iterator[pl.DataFrame]:
     """Verifications of all generations of `chunk_prompts` prompts at a time.
 
     Args:
         prompts: Table of prompts; the references in it are withheld from the method.
-        generations: Those still to verify.
+        generations: Those still to verify; for the oracle with a column `utility`.
         method: How to verify.
-        engine: Holds the verifier policy.
-        task: Renders the verification prompts.
-        style: How the verifier is spoken to.
-        spec: Name, number of verifications a response.
+        batch: Engine, task and all else a method may use, without items.
+        spec: Name of the verification and of its method.
         verifier: Artifact id of the policy that verifies.
-        seed: For methods that sample or shuffle.
         chunk_prompts: Prompts a chunk; all generations of one prompt stay together.
 
     Yields:
         Columns as the schema of `verifications`.
     """
+    for part, items in _item_chunks(prompts, generations, chunk_prompts):
+        judgements = method.verify(replace(batch, items=items))
+        yield _table(part, [asdict(judgement) for judgement in judgements], spec, verifier)
+
+
+def _item_chunks(
+    prompts: pl.DataFrame, generations: pl.DataFrame, chunk_prompts: int
+) -> Iterator[tuple[pl.DataFrame, list[Item]]]:
+    """Generations of some prompts at a time, as rows and as items, in the order of the prompts' text."""
     rows = {key: replace(row, reference="") for key, row in task_rows(prompts).items()}
     ordered = prompts.sort("prompt", "prompt_id").filter(
         pl.col("prompt_id").is_in(generations["prompt_id"].unique().to_list())
     )
+    columns = [
+        name for name in ("generation_id", "prompt_id", "completion", "utility") if name in generations
+    ]
     for chunk in ordered.iter_slices(chunk_prompts):
         part = chunk.select("prompt_id").join(generations, on="prompt_id", maintain_order="left_right")
-        items = [
-            Item(generation_id, rows[prompt_id], completion)
-            for generation_id, prompt_id, completion in part.select(
-                "generation_id", "prompt_id", "completion"
-            ).iter_rows()
-        ]
-        judgements = method.verify(engine, task, style, items, seed, spec.num_verifications)
-        yield _table(part, [asdict(judgement) for judgement in judgements], spec, verifier)
+        yield (
+            part,
+            [
+                Item(generation_id, rows[prompt_id], *shown)
+                for generation_id, prompt_id, *shown in part.select(columns).iter_rows()
+            ],
+        )
 
 
 def _table(

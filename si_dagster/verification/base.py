@@ -1,22 +1,17 @@
 """What a verification method is: how a verifier policy is asked about completions, and how it is read.
 
-A method never sees references or utilities. It does not weight, threshold or store: it returns one judgement
-for each verification that was asked for, unreadable ones included.
+A method never sees references; true utilities are shown to the oracle alone. It does not weight, threshold
+or store: it returns one judgement for each verification that was asked for, unreadable ones included.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from typing import Any, ClassVar
 
 from si_dagster.engines.base import Engine
 from si_dagster.tasks.base import PromptStyle, Status, Task, TaskDataError, TaskRow
-
-REPLY_STOP: dict[PromptStyle, tuple[str, ...]] = {
-    "text": ("\nQuestion:", "\nPuzzle:"),
-    "chat": (),
-    "pico": (),
-}
-"""Where a base model would go on to an example of its own; tuned and pico policies end their turn."""
 
 
 class UnaskableError(TaskDataError):
@@ -34,11 +29,13 @@ class Item:
         generation_id: Natural key of the generation.
         row: The prompt it answers; methods do not read its reference.
         completion: Its text, which may be empty or cut off.
+        utility: Its true utility, where the method is the oracle; `None` for every other.
     """
 
     generation_id: str
     row: TaskRow
     completion: str
+    utility: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,72 +61,131 @@ class Judgement:
     status: Status
 
 
-@runtime_checkable
-class VerificationMethod(Protocol):
+@dataclass(frozen=True)
+class Batch:
+    """Completions to verify together, and everything a method may use for it.
+
+    Attributes:
+        task: Renders the questions.
+        style: How the verifier is spoken to.
+        items: What to verify; generations of one prompt need not be adjacent.
+        engine: Holds the verifier policy; `None` for methods that call none.
+        seed: Root seed of methods that sample or shuffle.
+        num_verifications: Verifications a generation, M.
+        sampling: What the study says of the verifier's sampling in place of the method's own values:
+            `temperature`, `top_p`, `max_tokens`.
+        num_resamples: How often an unreadable reply is drawn again.
+    """
+
+    task: Task
+    style: PromptStyle
+    items: Sequence[Item] = ()
+    engine: Engine | None = None
+    seed: int = 0
+    num_verifications: int = 1
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    num_resamples: int = 0
+
+    @property
+    def verifier(self) -> Engine:
+        """The engine.
+
+        Raises:
+            TypeError: If there is none, which is a fault of the caller.
+        """
+        if self.engine is None:
+            raise TypeError("this verification method calls a verifier, and was given no engine")
+        return self.engine
+
+    def verifications(self) -> Iterator[tuple[Item, int]]:
+        """(item, verification index) of each judgement that is asked for, in order."""
+        return ((item, index) for item in self.items for index in range(self.num_verifications))
+
+
+class VerificationMethod(ABC):
     """A way to turn a policy into a proxy utility."""
 
     name: ClassVar[str]
     version: ClassVar[str]
     """Raised when a score may change; part of the fingerprint of verifications."""
-    asks: ClassVar[bool]
+    asks: ClassVar[bool] = True
     """Whether the verifier is asked in words; if not, `question` is not to be called."""
+    samples: ClassVar[bool] = False
+    """Whether replies are drawn, so that the sampling fields of the study mean something."""
+    calls_verifier: ClassVar[bool] = True
+    """Whether a policy is needed at all."""
+    sees_truth: ClassVar[bool] = False
+    """Whether items come with their true utility: the oracle, which bounds all others."""
+    accepts_from: ClassVar[float | None] = None
+    """The score from which on the verifier says that an answer is right; `None` where scores only rank."""
 
+    @abstractmethod
     def question(self, task: Task, row: TaskRow, completion: str, style: PromptStyle) -> str:
         """The text by which the verifier is asked about one completion; part of the fingerprint.
 
         Raises:
             UnaskableError: If the task has no prompt for the method.
         """
-        ...
 
-    def verify(
-        self,
-        engine: Engine,
-        task: Task,
-        style: PromptStyle,
-        items: Sequence[Item],
-        seed: int,
-        num_verifications: int,
-    ) -> list[Judgement]:
+    def first_prompt(self, batch: Batch) -> str | None:
+        """The first text the engine is given, for people to look at; `None` where it is given none."""
+        item = next(iter(batch.items), None)
+        if item is None or not self.asks:
+            return None
+        return self.question(batch.task, item.row, item.completion, batch.style)
+
+    @abstractmethod
+    def verify(self, batch: Batch) -> list[Judgement]:
         """Judge completions.
-
-        Args:
-            engine: Holds the verifier policy.
-            task: Renders the questions.
-            style: How the verifier is spoken to.
-            items: What to verify; generations of one prompt need not be adjacent.
-            seed: Root seed of methods that sample or shuffle.
-            num_verifications: Verifications a generation, M.
 
         Returns:
             M judgements for each item, in the order of the items, then by verification index.
         """
-        ...
 
 
-def single_answer_question(task: Task, row: TaskRow, completion: str, method: str, style: PromptStyle) -> str:
-    """The task's verification prompt for a method that judges one answer at a time.
+class SingleAnswerMethod(VerificationMethod):
+    """A method that asks about one answer at a time."""
 
-    Raises:
-        UnaskableError: If the task has none.
+    def question(self, task: Task, row: TaskRow, completion: str, style: PromptStyle) -> str:
+        """See `VerificationMethod.question`."""
+        try:
+            return task.verification_prompt(row, completion, self.name, style)
+        except TaskDataError as error:
+            raise UnaskableError(task, self.name, error) from error
+
+    def questions(self, batch: Batch) -> list[str]:
+        """The question about each item."""
+        return [self.question(batch.task, i.row, i.completion, batch.style) for i in batch.items]
+
+
+class UnaskedMethod(VerificationMethod):
+    """A method that asks nothing in words: it only has scores."""
+
+    asks: ClassVar[bool] = False
+
+    def question(self, task: Task, row: TaskRow, completion: str, style: PromptStyle) -> str:
+        """There is none: look at `asks` first."""
+        raise TypeError(f"verification method {self.name} asks the verifier nothing")
+
+    @abstractmethod
+    def scores(self, batch: Batch) -> Iterable[float | None]:
+        """The score of each of `batch.verifications()`, `None` where there is none; see `each_time`."""
+
+    def verify(self, batch: Batch) -> list[Judgement]:
+        """See `VerificationMethod.verify`; a score of `None` is `unparsed`."""
+        return [
+            Judgement(
+                item.generation_id, m, self.name, None, None, score, "unparsed" if score is None else "scored"
+            )
+            for (item, m), score in zip(batch.verifications(), self.scores(batch), strict=True)
+        ]
+
+
+def each_time(scores: Iterable[float | None], num_verifications: int) -> Iterator[float | None]:
+    """The same score for all M verifications of an item, for methods that draw nothing.
+
+    Examples:
+        >>> list(each_time([0.5, None], 2))
+        [0.5, 0.5, None, None]
     """
-    try:
-        return task.verification_prompt(row, completion, method, style)
-    except TaskDataError as error:
-        raise UnaskableError(task, method, error) from error
-
-
-def equal_judgements(
-    items: Sequence[Item], scores: Sequence[float | None], method: str, num_verifications: int
-) -> list[Judgement]:
-    """M equal judgements for each item, for methods that draw nothing and read no text.
-
-    A score of `None` is `unparsed`.
-    """
-    return [
-        Judgement(
-            item.generation_id, index, method, None, None, score, "unparsed" if score is None else "scored"
-        )
-        for item, score in zip(items, scores, strict=True)
-        for index in range(num_verifications)
-    ]
+    return chain.from_iterable(repeat(score, num_verifications) for score in scores)

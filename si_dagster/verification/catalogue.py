@@ -17,6 +17,7 @@ METHOD_CLASSES = {
     ),
     "majority_vote": ("si_dagster.verification.majority_vote", "MajorityVote"),
     "multiple_choice": ("si_dagster.verification.multiple_choice", "MultipleChoice"),
+    "oracle": ("si_dagster.verification.oracle", "Oracle"),
     "random": ("si_dagster.verification.random", "Random"),
     "tournament": ("si_dagster.verification.tournament", "Tournament"),
     "tournament_swapped": ("si_dagster.verification.tournament", "SwappedTournament"),
@@ -46,8 +47,8 @@ def load_method(name: str) -> VerificationMethod:
         Traceback (most recent call last):
         ...
         si_dagster.verification.catalogue.UnknownMethodError: no verification method 'coin': allowed are \
-cot_binary, cot_score, log_likelihood, log_likelihood_normalised, majority_vote, multiple_choice, random, \
-tournament, tournament_swapped
+cot_binary, cot_score, log_likelihood, log_likelihood_normalised, majority_vote, multiple_choice, oracle, \
+random, tournament, tournament_swapped
     """
     if name not in METHOD_CLASSES:
         raise UnknownMethodError(f"no verification method {name!r}: allowed are {', '.join(method_names())}")

@@ -17,6 +17,8 @@ class CotBinary(ChainOfThought):
 
     name: ClassVar[str] = "cot_binary"
     version: ClassVar[str] = "1"
+    accepts_from: ClassVar[float | None] = 0.5
+    """Of M verdicts at least half say correct."""
 
     def read(self, reply: str, truncated: bool) -> tuple[str, float] | None:
         """The verdict and 1 or 0."""

@@ -17,6 +17,8 @@ class CotScore(ChainOfThought):
 
     name: ClassVar[str] = "cot_score"
     version: ClassVar[str] = "1"
+    accepts_from: ClassVar[float | None] = 5.5
+    """The middle of the scale (ours)."""
 
     def read(self, reply: str, truncated: bool) -> tuple[str, float] | None:
         """The number, as text and as score."""

@@ -10,16 +10,13 @@ answer has no tokens: its score is null, never 0, which would beat every other (
 verifications of a generation are equal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import ClassVar
 
-from si_dagster.engines.base import Engine
-from si_dagster.tasks.base import PromptStyle, Task
-from si_dagster.verification.base import Item, Judgement, equal_judgements
-from si_dagster.verification.unasked import Unasked
+from si_dagster.verification.base import Batch, UnaskedMethod, each_time
 
 
-class LogLikelihood(Unasked):
+class LogLikelihood(UnaskedMethod):
     """Summed log-probability of the answer."""
 
     name: ClassVar[str] = "log_likelihood"
@@ -29,22 +26,22 @@ class LogLikelihood(Unasked):
         """The score of an answer of that log-probability and length; `None` without tokens."""
         return logprob if num_tokens else None
 
-    def verify(
-        self,
-        engine: Engine,
-        task: Task,
-        style: PromptStyle,
-        items: Sequence[Item],
-        seed: int,
-        num_verifications: int,
-    ) -> list[Judgement]:
-        """See `VerificationMethod.verify`; equal (prompt, completion) pairs are read once."""
-        pairs = [(task.generation_prompt(item.row, style), item.completion) for item in items]
+    def first_prompt(self, batch: Batch) -> str | None:
+        """See `VerificationMethod.first_prompt`: the prompt that was answered, with the answer behind it."""
+        return next(map("".join, self._pairs(batch)), None)
+
+    def _pairs(self, batch: Batch) -> list[tuple[str, str]]:
+        return [(batch.task.generation_prompt(i.row, batch.style), i.completion) for i in batch.items]
+
+    def scores(self, batch: Batch) -> Iterable[float | None]:
+        """See `UnaskedMethod.scores`; equal (prompt, completion) pairs are read once."""
+        pairs = self._pairs(batch)
         # Sorted, so that the engine finds answers to one prompt side by side and reads the prompt once.
         distinct = sorted(set(pairs))
-        logprobs, counts = engine.sequence_logprobs([p for p, _ in distinct], [c for _, c in distinct])
+        prompts, completions = [p for p, _ in distinct], [c for _, c in distinct]
+        logprobs, counts = batch.verifier.sequence_logprobs(prompts, completions)
         score_of = {
             pair: self.score(logprob, count)
             for pair, logprob, count in zip(distinct, logprobs.tolist(), counts.tolist(), strict=True)
         }
-        return equal_judgements(items, [score_of[pair] for pair in pairs], self.name, num_verifications)
+        return each_time((score_of[pair] for pair in pairs), batch.num_verifications)

@@ -10,40 +10,33 @@ wrong.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from si_dagster.engines.base import Engine
-from si_dagster.tasks.base import ExtractsAnswers, PromptStyle, Task
-from si_dagster.verification.base import Item, Judgement, UnaskableError, equal_judgements
-from si_dagster.verification.unasked import Unasked
+from si_dagster.tasks.base import ExtractsAnswers
+from si_dagster.verification.base import Batch, UnaskableError, UnaskedMethod, each_time
 
 
-class MajorityVote(Unasked):
+class MajorityVote(UnaskedMethod):
     """The share of votes of an answer."""
 
     name: ClassVar[str] = "majority_vote"
     version: ClassVar[str] = "1"
 
-    def verify(
-        self,
-        engine: Engine,
-        task: Task,
-        style: PromptStyle,
-        items: Sequence[Item],
-        seed: int,
-        num_verifications: int,
-    ) -> list[Judgement]:
-        """See `VerificationMethod.verify`.
+    calls_verifier: ClassVar[bool] = False
+
+    def scores(self, batch: Batch) -> Iterable[float | None]:
+        """See `UnaskedMethod.scores`.
 
         Raises:
             UnaskableError: If the task cannot read an answer without a reference.
         """
+        task = batch.task
         if not isinstance(task, ExtractsAnswers):
             raise UnaskableError(task, self.name, "it has no `extract`, which reads an answer by itself")
-        answer_of = {text: task.extract(text) for text in {item.completion for item in items}}
-        ballots = [(item.row.prompt_id, answer_of[item.completion]) for item in items]
-        return equal_judgements(items, vote_shares(ballots), self.name, num_verifications)
+        answer_of = {text: task.extract(text) for text in {item.completion for item in batch.items}}
+        ballots = [(item.row.prompt_id, answer_of[item.completion]) for item in batch.items]
+        return each_time(vote_shares(ballots), batch.num_verifications)
 
 
 def vote_shares(ballots: Sequence[tuple[str, str | None]]) -> list[float | None]:

@@ -9,51 +9,37 @@ M verifications of a generation are equal. It does not calibrate: a verifier tha
 low scores throughout, and per-prompt quantiles see through that while a fixed threshold does not.
 """
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
-from si_dagster.engines.base import Engine
-from si_dagster.tasks.base import PromptStyle, Task, TaskRow
-from si_dagster.verification.base import Item, Judgement, single_answer_question
+from si_dagster.verification.base import Batch, Judgement, SingleAnswerMethod
 
 
-class MultipleChoice:
+class MultipleChoice(SingleAnswerMethod):
     """The verdict labels compared by their probabilities."""
 
     name: ClassVar[str] = "multiple_choice"
     version: ClassVar[str] = "1"
-    asks: ClassVar[bool] = True
+    accepts_from: ClassVar[float | None] = 0.5
 
-    def question(self, task: Task, row: TaskRow, completion: str, style: PromptStyle) -> str:
-        """See `VerificationMethod.question`."""
-        return single_answer_question(task, row, completion, self.name, style)
-
-    def verify(
-        self,
-        engine: Engine,
-        task: Task,
-        style: PromptStyle,
-        items: Sequence[Item],
-        seed: int,
-        num_verifications: int,
-    ) -> list[Judgement]:
+    def verify(self, batch: Batch) -> list[Judgement]:
         """See `VerificationMethod.verify`; equal (prompt, completion) pairs are asked once."""
-        questions = [self.question(task, i.row, i.completion, style) for i in items]
+        questions = self.questions(batch)
         # Sorted, so that questions with a common beginning are neighbours and the engine reads it once.
         asked = sorted(set(questions))
-        scores = correct_shares(engine.label_logprobs(asked, task.verdict_labels(style)))
+        labels = batch.task.verdict_labels(batch.style)
+        scores = correct_shares(batch.verifier.label_logprobs(asked, labels))
         score_of = dict(zip(asked, scores.tolist(), strict=True))
         return [
-            self._judgement(item, index, score_of[question])
-            for item, question in zip(items, questions, strict=True)
-            for index in range(num_verifications)
+            self._judgement(item.generation_id, index, score_of[question])
+            for item, question in zip(batch.items, questions, strict=True)
+            for index in range(batch.num_verifications)
         ]
 
-    def _judgement(self, item: Item, index: int, score: float) -> Judgement:
+    def _judgement(self, generation_id: str, index: int, score: float) -> Judgement:
         verdict = "correct" if score >= 0.5 else "incorrect"
-        return Judgement(item.generation_id, index, self.name, None, verdict, score, "scored")
+        return Judgement(generation_id, index, self.name, None, verdict, score, "scored")
 
 
 def correct_shares(logprobs: np.ndarray) -> np.ndarray:

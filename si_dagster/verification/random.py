@@ -7,35 +7,22 @@ same rate: its true gap is 0. It looks at neither prompt nor completion, so equa
 scores.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import ClassVar
 
-from si_dagster.engines.base import Engine
 from si_dagster.engines.streams import uniforms
-from si_dagster.tasks.base import PromptStyle, Task
-from si_dagster.verification.base import Item, Judgement
-from si_dagster.verification.unasked import Unasked
+from si_dagster.verification.base import Batch, UnaskedMethod
 
 
-class Random(Unasked):
+class Random(UnaskedMethod):
     """Seeded noise."""
 
     name: ClassVar[str] = "random"
     version: ClassVar[str] = "1"
 
-    def verify(
-        self,
-        engine: Engine,
-        task: Task,
-        style: PromptStyle,
-        items: Sequence[Item],
-        seed: int,
-        num_verifications: int,
-    ) -> list[Judgement]:
-        """See `VerificationMethod.verify`; the order of the items changes nothing."""
-        keys = [(item.generation_id, index) for item in items for index in range(num_verifications)]
-        draws = uniforms(seed, keys, 1)[:, 0].tolist()
-        return [
-            Judgement(generation_id, index, self.name, None, None, draw, "scored")
-            for (generation_id, index), draw in zip(keys, draws, strict=True)
-        ]
+    calls_verifier: ClassVar[bool] = False
+
+    def scores(self, batch: Batch) -> Iterable[float]:
+        """See `UnaskedMethod.scores`; the order of the items changes nothing."""
+        keys = [(item.generation_id, index) for item, index in batch.verifications()]
+        return uniforms(batch.seed, keys, 1)[:, 0].tolist()

@@ -13,7 +13,7 @@ answers that leave in one round.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
 
@@ -21,9 +21,10 @@ import numpy as np
 
 from si_dagster.core.fingerprint import derive_seed
 from si_dagster.core.verdict import Winner, read_winner
-from si_dagster.engines.base import Engine, Prompt, SamplingParams
+from si_dagster.engines.base import Prompt
 from si_dagster.tasks.base import ComparesAnswers, PromptStyle, Task, TaskDataError, TaskRow
-from si_dagster.verification.base import REPLY_STOP, Item, Judgement, UnaskableError
+from si_dagster.verification.asking import draw_replies
+from si_dagster.verification.base import Batch, Item, Judgement, UnaskableError, VerificationMethod
 
 
 @dataclass
@@ -73,16 +74,13 @@ class Bracket:
         self.standing = going_on
 
 
-@dataclass
-class Tournament:
+class Tournament(VerificationMethod):
     """Rounds survived against the other answers to the same prompt."""
 
     name: ClassVar[str] = "tournament"
     version: ClassVar[str] = "1"
-    asks: ClassVar[bool] = True
+    samples: ClassVar[bool] = True
     both_orders: ClassVar[bool] = False
-    sampling: ClassVar[SamplingParams] = SamplingParams(temperature=0.7, top_p=0.9, max_tokens=256)
-    """Temperature and top-p with which the paper samples; the length is ours."""
 
     def question(self, task: Task, row: TaskRow, completion: str, style: PromptStyle) -> str:
         """See `VerificationMethod.question`; the completion is posed against itself."""
@@ -96,35 +94,32 @@ class Tournament:
         except TaskDataError as error:
             raise UnaskableError(task, self.name, error) from error
 
-    def verify(
-        self,
-        engine: Engine,
-        task: Task,
-        style: PromptStyle,
-        items: Sequence[Item],
-        seed: int,
-        num_verifications: int,
-    ) -> list[Judgement]:
+    def first_prompt(self, batch: Batch) -> str | None:
+        """See `VerificationMethod.first_prompt`: the first match of the first bracket."""
+        pair = next((pair for bracket in self._brackets(batch) for pair in bracket.pairs()), None)
+        return self._ordered(batch, pair, "AB") if pair else None
+
+    def verify(self, batch: Batch) -> list[Judgement]:
         """See `VerificationMethod.verify`; the rounds of all prompts are asked together.
 
         All generations of a prompt must be handed in together: they are its field.
         """
-        brackets = list(self._brackets(items, seed, num_verifications))
+        brackets = list(self._brackets(batch))
         while playing := [bracket for bracket in brackets if len(bracket.standing) > 1]:
-            self._play_round(engine, task, style, playing, seed)
+            self._play_round(batch, playing)
         found = {
             (generation_id, bracket.index): self._judgement(generation_id, bracket)
             for bracket in brackets
             for generation_id in bracket.survived
         }
-        return [found[item.generation_id, m] for item in items for m in range(num_verifications)]
+        return [found[item.generation_id, m] for item, m in batch.verifications()]
 
-    def _brackets(self, items: Sequence[Item], seed: int, num_verifications: int) -> Iterator[Bracket]:
-        ordered = sorted(items, key=lambda item: (item.row.prompt_id, item.generation_id))
+    def _brackets(self, batch: Batch) -> Iterator[Bracket]:
+        ordered = sorted(batch.items, key=lambda item: (item.row.prompt_id, item.generation_id))
         for prompt_id, group in groupby(ordered, key=lambda item: item.row.prompt_id):
             entrants = list(group)
-            for index in range(num_verifications):
-                rng = np.random.default_rng(derive_seed(seed, self.name, prompt_id, index))
+            for index in range(batch.num_verifications):
+                rng = np.random.default_rng(derive_seed(batch.seed, self.name, prompt_id, index))
                 yield Bracket(
                     index,
                     [entrants[i] for i in rng.permutation(len(entrants))],
@@ -133,20 +128,17 @@ class Tournament:
                     {item.generation_id: [] for item in entrants},
                 )
 
-    def _play_round(
-        self, engine: Engine, task: Task, style: PromptStyle, playing: Sequence[Bracket], seed: int
-    ) -> None:
+    def _play_round(self, batch: Batch, playing: Sequence[Bracket]) -> None:
         """One round of every bracket, all matches in one call of the engine."""
         orders = ("AB", "BA") if self.both_orders else ("AB",)
         prompts = [
-            Prompt(_key(bracket, pair, order), self._ordered(task, pair, order, style))
+            Prompt(_key(bracket, pair, order), self._ordered(batch, pair, order))
             for bracket in playing
             for pair in bracket.pairs()
             if pair[0].completion != pair[1].completion
             for order in orders
         ]
-        sampling = replace(self.sampling, n=1, seed=seed, stop=REPLY_STOP[style])
-        drawn = engine.generate(prompts, sampling) if prompts else []
+        drawn = draw_replies(batch, prompts, 1, lambda reply: read_winner(reply.text) is not None)
         replies = {prompt.key: rows[0].text for prompt, rows in zip(prompts, drawn, strict=True)}
         for bracket in playing:
             bracket.play(
@@ -162,9 +154,9 @@ class Tournament:
                 ]
             )
 
-    def _ordered(self, task: Task, pair: tuple[Item, Item], order: str, style: PromptStyle) -> str:
+    def _ordered(self, batch: Batch, pair: tuple[Item, Item], order: str) -> str:
         first, second = pair if order == "AB" else pair[::-1]
-        return self._comparison(task, first.row, first.completion, second.completion, style)
+        return self._comparison(batch.task, first.row, first.completion, second.completion, batch.style)
 
     def _judgement(self, generation_id: str, bracket: Bracket) -> Judgement:
         matches = bracket.matches[generation_id]

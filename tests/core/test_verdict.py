@@ -134,3 +134,30 @@ def test_long_replies_take_no_longer_than_they_must(unit: str) -> None:
     for reader in READERS.values():
         reader(text)
         reader(f"Verdict: {text}\nScore: {text}\nWinner: {text}".replace("\n> ", "> "))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(task):\n    return task",
+        "def check(n) :\n    score = 0\n    for better in n:\n        score += 1\n    return score == 3",
+        "@dataclass\nclass Row:\n    task: str\n    score: int = 10\n    winner: Optional[str] = None",
+        "rows = [{'name': 'x', 'score': 9}, {\"verdict\": \"correct\"}]\nif score: print(rows)",
+        "f = lambda score: 10 - score\nf(score=10)\nprint('Score:', f(3))",
+    ],
+)
+def test_ordinary_code_is_shown_as_it_is(code: str) -> None:
+    """Not one of the 974 programs of MBPP is changed; four were (`def check(n):`) when every colon was."""
+    assert neutralised(code) == code
+
+
+def test_common_indentation_goes_and_the_rest_stays() -> None:
+    assert neutralised("    if x:\n        y = 1\n    return y\n") == "if x:\n    y = 1\nreturn y"
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [("Score = 8", 8), ("SCORE = 8", 8), ("score = 8", None), ("Score: 8\nscore = 3\nscore: int = 2", 8)],
+)
+def test_python_assignments_are_no_scores(reply: str, score: int | None) -> None:
+    assert read_score(reply) == score

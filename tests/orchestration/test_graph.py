@@ -87,6 +87,27 @@ def test_no_filtered_set_or_checkpoint_descends_from_ground_truth(graph: dg.Defi
         assert not [a for a in ancestors if set(a.split("/")) & set(TRUTH_STAGES)], key
 
 
+def test_in_no_study_without_an_oracle_does_a_policy_descend_from_ground_truth() -> None:
+    """Every study of the repository, and one with an oracle that does not train."""
+    paths = sorted((ROOT / "studies").rglob("*.yaml"))
+    studies = [load_study(path) for path in paths]
+    studies.append(load_study(MINI, ["verification=[multiple_choice, oracle]"]))
+    looked_at = [study for study in studies if not study.oracle]
+    assert len(looked_at) > 5
+    for study in looked_at:
+        lines = edge_lines(definitions([study]))
+        for key in {line.partition(" -> ")[2].partition(" (")[0] for line in lines}:
+            if key.endswith(("/filtered_set", "/checkpoint")):
+                ancestors = data_ancestors(lines, key)
+                assert not [a for a in ancestors if set(a.split("/")) & set(TRUTH_STAGES)], key
+
+
+def test_an_oracle_that_trains_is_seen_in_the_graph() -> None:
+    study = load_study(MINI, ["verification=[oracle]", "oracle=true"])
+    lines = edge_lines(definitions([study]))
+    assert "mini/iteration_0/utilities" in data_ancestors(lines, "mini/iteration_0/filtered_set")
+
+
 def test_the_only_gates_lead_from_a_gap_to_the_generations_after_it(graph: dg.Definitions) -> None:
     gates = [line for line in edge_lines(graph) if line.endswith("(gate)")]
     assert gates == [

@@ -4,12 +4,12 @@ import pytest
 from verification.sums import Sums, items_of, replying
 
 from si_dagster.tasks.base import TaskRow
-from si_dagster.verification.base import Item
+from si_dagster.verification.base import Batch, Item
 from si_dagster.verification.catalogue import load_method
 
 
-def judged(engine, name, items, seed=0, num_verifications=1):
-    return load_method(name).verify(engine, Sums(), "text", items, seed, num_verifications)
+def judged(engine, name, items, seed=0, num_verifications=1, **fields):
+    return load_method(name).verify(Batch(Sums(), "text", items, engine, seed, num_verifications, **fields))
 
 
 def test_scores_are_read_and_unreadable_ones_are_null() -> None:
@@ -66,3 +66,36 @@ def test_a_verifier_that_repeats_the_answer_has_said_nothing(name: str) -> None:
     (judgement,) = judged(replying([item], name, {echo: 1.0}), name, [item])
     assert judgement.status == "unparsed"
     assert judgement.proxy_utility is None
+
+
+READABLE, UNREADABLE = "Verdict: correct", "Hm."
+
+
+def test_unreadable_replies_are_drawn_again_and_readable_ones_kept() -> None:
+    """Each is unreadable with chance 1/2: after three more draws 1/16 are left."""
+    items = items_of(["2"] * 50)
+    engine = replying(items, "cot_binary", {READABLE: 0.5, UNREADABLE: 0.5})
+    once, again = (
+        judged(engine, "cot_binary", items, 0, 20, num_resamples=times, sampling={"temperature": 1.0})
+        for times in (0, 3)
+    )
+    left = [sum(j.status == "unparsed" for j in judgements) / 1000 for judgements in (once, again)]
+    assert left == pytest.approx([0.5, 0.0625], abs=0.06)  # 4 standard errors: .063 and .031
+    assert all(b == a for a, b in zip(once, again, strict=True) if a.status == "scored")
+
+
+def test_what_is_drawn_again_does_not_depend_on_its_neighbours() -> None:
+    items = items_of(*[["2"]] * 20)
+    engine = replying(items, "cot_binary", {READABLE: 0.3, UNREADABLE: 0.7})
+    everything = judged(engine, "cot_binary", items, 0, 2, num_resamples=2)
+    assert judged(engine, "cot_binary", items[7:9], 0, 2, num_resamples=2) == everything[14:18]
+
+
+def test_a_verifier_samples_as_the_study_says() -> None:
+    items = items_of(["2"] * 20)
+    engine = replying(items, "cot_score", {"Score: 9": 0.6, "Score: 2": 0.4})
+    for sampling, expected in (({"temperature": 0.0}, {9.0}), ({"temperature": 1.0}, {2.0, 9.0})):
+        found = judged(engine, "cot_score", items, 0, 5, sampling=sampling)
+        assert {j.proxy_utility for j in found} == expected
+    cut = judged(engine, "cot_score", items, sampling={"max_tokens": 4})
+    assert {(j.reply, j.status) for j in cut} == {("Scor", "unparsed")}

@@ -1,15 +1,16 @@
 """What every verification method keeps: M judgements an item in order, seeds, no look at references."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from verification.sums import Plain, Sums, items_of
 
 from si_dagster.engines.scripted import ScriptedEngine
 from si_dagster.plan import PROBE, Plan
-from si_dagster.study import parse_study
+from si_dagster.study import load_study, parse_study
 from si_dagster.tasks.catalogue import load_task
-from si_dagster.verification.base import Item, UnaskableError, VerificationMethod
+from si_dagster.verification.base import Batch, Item, UnaskableError, VerificationMethod
 from si_dagster.verification.catalogue import load_method, method_names
 
 ITEMS = items_of(["2", "is 2", "3", "", "2"], ["7", "8", "9"], ["1"])
@@ -18,7 +19,9 @@ every_method = pytest.mark.parametrize("name", method_names())
 
 
 def judged(name: str, items: list[Item], seed: int = 0, num_verifications: int = 2, task: object = None):
-    return load_method(name).verify(ScriptedEngine(), task or Sums(), "text", items, seed, num_verifications)
+    return load_method(name).verify(
+        Batch(task or Sums(), "text", items, ScriptedEngine(), seed, num_verifications)  # type: ignore[arg-type]
+    )
 
 
 def test_all_methods_of_the_paper_are_there() -> None:
@@ -119,7 +122,7 @@ def test_an_answer_is_extracted_as_it_is_graded(task: str, texts: list[str]) -> 
     assert [loaded.extract(text) for text in texts] == [grade.extracted for grade in grades]  # type: ignore[attr-defined]
 
 
-def study(*methods: str, task: str = "gsm8k"):
+def study(*methods: str | dict, task: str = "gsm8k"):
     return parse_study(
         {
             "name": "all",
@@ -132,14 +135,62 @@ def study(*methods: str, task: str = "gsm8k"):
     )
 
 
-def test_the_plan_knows_every_method_and_leaves_multiple_choice_as_it_was() -> None:
-    """The template digest of multiple choice is the one stored before there were other methods."""
+def test_the_plan_knows_every_method() -> None:
     plan = Plan(study("multiple_choice", *(name for name in method_names() if name != "multiple_choice")))
     verifications = [n for n in plan.nodes.values() if n.address.stage == "verifications"]
     templates = {n.fields["verification.method"]: n.fields["template"] for n in verifications}
     assert set(templates) == set(method_names())
-    assert templates["multiple_choice"] == "cfeb968fc2a47a7f"
     assert {name for name, template in templates.items() if not template} == set(method_names()) - set(ASKING)
+
+
+def test_fields_left_at_their_defaults_are_in_no_recipe() -> None:
+    """Fields and template digest are those of verifications stored before the sampling could be said."""
+    plan = Plan(load_study(Path(__file__).parents[2] / "studies" / "quickstart.yaml"))
+    node = next(node for node in plan.nodes.values() if "verifier" in node.inputs)
+    assert {name: value for name, value in node.fields.items() if name != "seed"} == {
+        "code_version": "1",
+        "verification.method": "multiple_choice",
+        "verification.num_verifications": 1,
+        "method_version": "1",
+        "template": "19b5790eb0c7f5ed",
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"method": "multiple_choice", "top_p": 1.0},
+            "multiple_choice draws no replies, so top_p would change",
+        ),
+        ({"method": "random", "on_unparsed": "resample"}, "draws no replies, so on_unparsed: resample would"),
+        ({"method": "oracle", "verifier": "base"}, "method oracle asks no verifier"),
+    ],
+)
+def test_a_field_that_would_change_nothing_is_refused(fields: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        _ = Plan(study(fields)).nodes
+
+
+def test_the_verifiers_sampling_and_resampling_are_part_of_its_recipe_and_neutral_is_not() -> None:
+    plans = [
+        Plan(study({"method": "cot_score", **fields}))
+        for fields in ({}, {"temperature": 0.5}, {"on_unparsed": "resample"}, {"on_unparsed": "neutral"})
+    ]
+    address = next(a for a in plans[0].nodes if a.stage == "verifications")
+    assert len({plan.fingerprint(address) for plan in plans[:3]}) == 3
+    assert plans[3].fingerprint(address) == plans[0].fingerprint(address)
+    kept = next(a for a in plans[0].nodes if a.stage == "filtered_set")
+    assert len({plan.fingerprint(kept) for plan in plans}) == 4
+
+
+def test_an_oracle_reads_utilities_and_trains_only_where_the_study_says_so() -> None:
+    beside = Plan(study("multiple_choice", "oracle"))
+    assert {a.stage for a in beside.descendants("utilities")} == {"verifications", "gap_metrics", "report"}
+    with pytest.raises(ValueError, match=r"'oracle' reads ground truth.*say `oracle: true`"):
+        _ = Plan(study("oracle")).nodes
+    told = Plan(study("oracle").model_copy(update={"oracle": True}))
+    assert {"filtered_set", "checkpoint"} <= {a.stage for a in told.descendants("utilities")}
 
 
 def test_adding_methods_changes_no_artifact_that_is_stored() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from si_dagster.engines.scripted import ScriptedEngine
 from si_dagster.tasks.base import Grade, TaskRow
-from si_dagster.verification.base import Item, VerificationMethod
+from si_dagster.verification.base import Batch, Item, VerificationMethod
 from si_dagster.verification.catalogue import UnknownMethodError, load_method
 from si_dagster.verification.multiple_choice import correct_shares
 
@@ -59,7 +59,7 @@ def test_is_a_method():
 
 
 def test_every_item_gets_m_judgements_in_order(items):
-    judgements = load_method("multiple_choice").verify(ScriptedEngine(), Puzzle(), "pico", items, 0, 3)
+    judgements = load_method("multiple_choice").verify(Batch(Puzzle(), "pico", items, ScriptedEngine(), 0, 3))
     assert [(j.generation_id, j.verification_index) for j in judgements] == [
         (item.generation_id, m) for item in items for m in range(3)
     ]
@@ -70,24 +70,24 @@ def test_every_item_gets_m_judgements_in_order(items):
 
 def test_a_sound_verifier_finds_the_right_answers(items):
     engine = ScriptedEngine(verifier_accuracy=1.0)
-    judgements = load_method("multiple_choice").verify(engine, Puzzle(), "pico", items, 0, 1)
+    judgements = load_method("multiple_choice").verify(Batch(Puzzle(), "pico", items, engine))
     assert [j.verdict == "correct" for j in judgements] == [item.completion == RIGHT for item in items]
 
 
 def test_equal_questions_are_asked_once_and_order_does_not_matter(items):
     engine = ScriptedEngine()
     method = load_method("multiple_choice")
-    scores = [j.proxy_utility for j in method.verify(engine, Puzzle(), "pico", items, 0, 1)]
+    scores = [j.proxy_utility for j in method.verify(Batch(Puzzle(), "pico", items, engine))]
     asked = engine.usage().prompt_tokens
     questions = {f"V{i.row.question}={i.completion}:" for i in items}
     assert len(questions) < len(items)
     assert asked == sum(map(len, questions))
-    backwards = method.verify(engine, Puzzle(), "pico", items[::-1], 1, 1)
+    backwards = method.verify(Batch(Puzzle(), "pico", items[::-1], engine, 1))
     assert [j.proxy_utility for j in backwards[::-1]] == scores
 
 
 def test_nothing_to_verify():
-    assert load_method("multiple_choice").verify(ScriptedEngine(), Puzzle(), "pico", [], 0, 1) == []
+    assert load_method("multiple_choice").verify(Batch(Puzzle(), "pico", [], ScriptedEngine())) == []
 
 
 def test_unknown_method():

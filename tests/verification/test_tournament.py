@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from verification.sums import Sums, comparing, items_of
 
+from si_dagster.verification.base import Batch
 from si_dagster.verification.catalogue import load_method
 
 
@@ -16,8 +17,8 @@ def larger(first: str, second: str) -> str:
     return f"Compare.\nWinner: {'A' if int(first) >= int(second) else 'B'}"
 
 
-def played(engine, items, seed=0, num_verifications=1, name="tournament"):
-    return load_method(name).verify(engine, Sums(), "text", items, seed, num_verifications)
+def played(engine, items, seed=0, num_verifications=1, name="tournament", **fields):
+    return load_method(name).verify(Batch(Sums(), "text", items, engine, seed, num_verifications, **fields))
 
 
 @settings(deadline=None)  # the machine may be busy
@@ -119,3 +120,34 @@ def test_swapping_exposes_a_preference_for_a_position() -> None:
     engine = comparing(items, lambda first, second: "Winner: A")
     assert {j.status for j in played(engine, items)} == {"scored"}
     assert {j.status for j in played(engine, items, name="tournament_swapped")} == {"unparsed"}
+
+
+def test_unreadable_matches_are_asked_again() -> None:
+    items = items_of([str(i) for i in range(16)])
+
+    def engine_of(share: float):
+        engine = comparing(items, larger)
+        script = engine._script
+        return type(engine)(
+            script={p: {next(iter(replies)): 1 - share, "?": share} for p, replies in script.items()}
+        )
+
+    fields = {"sampling": {"temperature": 1.0}}
+    lots = [
+        sum(
+            match["by"] == "lot"
+            for j in played(engine_of(0.5), items, 0, 20, num_resamples=times, **fields)
+            for match in json.loads(j.reply)
+        )
+        / (2 * 15 * 20)  # two players of 15 matches in each of 20 tournaments
+        for times in (0, 3)
+    ]
+    assert lots == pytest.approx([0.5, 0.0625], abs=0.12)
+    assert lots[1] < lots[0] / 3
+
+
+def test_the_first_prompt_is_the_first_match() -> None:
+    items = items_of(["1", "2"])
+    shown = load_method("tournament").first_prompt(Batch(Sums(), "text", items))
+    assert shown in ("0+1: A 1, B 2?", "0+1: A 2, B 1?")
+    assert load_method("tournament").first_prompt(Batch(Sums(), "text", items[:1])) is None

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 from verification.sums import Sums, items_of
 
 from si_dagster.engines.scripted import UNKNOWN_LOGPROB, ScriptedEngine
-from si_dagster.verification.catalogue import load_method
+from si_dagster.verification.base import Batch
+from si_dagster.verification.catalogue import load_method, method_names
 from si_dagster.verification.majority_vote import vote_shares
 
 
 def scores(name, items, engine=None, seed=0, num_verifications=1):
     judgements = load_method(name).verify(
-        engine or ScriptedEngine(), Sums(), "text", items, seed, num_verifications
+        Batch(Sums(), "text", items, engine or ScriptedEngine(), seed, num_verifications)
     )
     return [j.proxy_utility for j in judgements]
 
@@ -70,3 +72,18 @@ def test_random_is_uniform_seeded_and_independent_of_the_answer() -> None:
     says_seven = np.array([item.completion == "7" for item in items])
     assert draws[says_seven].mean() == pytest.approx(draws[~says_seven].mean(), abs=0.04)
     assert scores("random", items, seed=1, num_verifications=2) != draws.ravel().tolist()
+
+
+def test_the_oracle_says_the_true_utility_and_nothing_where_there_is_none() -> None:
+    items = [replace(i, utility=u) for i, u in zip(items_of(["1", "2", "3"]), (1.0, 0.0, None), strict=True)]
+    assert scores("oracle", items, num_verifications=2) == [1.0, 1.0, 0.0, 0.0, None, None]
+
+
+def test_methods_that_call_no_verifier_need_no_engine() -> None:
+    for name in method_names():
+        batch = Batch(Sums(), "text", items_of(["1", "2"]))
+        if load_method(name).calls_verifier:
+            with pytest.raises(TypeError, match="given no engine"):
+                load_method(name).verify(batch)
+        else:
+            assert len(load_method(name).verify(batch)) == 2
