@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from conftest import MINI, run_cli
 
-ADDED = ("log_likelihood", "majority_vote", "random")
+ADDED = ("log_likelihood", "majority_vote", "oracle", "random")
 METHODS = ("multiple_choice", *ADDED)
 OVERRIDE = f"verification=[{', '.join(METHODS)}]"
 
@@ -20,7 +20,7 @@ def parquet_files(home: Path) -> dict[Path, int]:
 
 @pytest.fixture(scope="module")
 def extended(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Path, int]]:
-    """A copy of the finished home with three methods more, and its files before."""
+    """A copy of the finished home with four methods more, and its files before."""
     home = tmp_path_factory.mktemp("extended") / "home"
     shutil.copytree(finished, home)
     assert run_cli(home, "lineage", "rebuild").returncode == 0
