@@ -344,7 +344,7 @@ class Plan:
         fields = {
             "weighting": {**weighting, "verification": self.study.weighting_verification().name},
             "analysis": self.study.analysis.model_dump(mode="json", exclude={"pass_at_k"}),
-            "verification": {spec.name: spec.on_unparsed for spec in self.study.verification},
+            "verification": {spec.name: spec.unparsed_policy for spec in self.study.verification},
             "seed": self.study.seed,
         }
         inputs = {source.artifact_id: source for source in self._analysed(analysis)}

@@ -154,7 +154,7 @@ def _kept(plan: Plan, address: Address, store: Store) -> set[str]:
         store.require(node.inputs["generations"]).read(),
         store.require(node.inputs["verifications"]).read(),
         plan.study.weighting,
-        spec.on_unparsed,
+        spec.unparsed_policy,
         int(node.fields["seed"]),
         address,
     )

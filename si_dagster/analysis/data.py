@@ -78,14 +78,14 @@ class ScoredSamples:
         """Verification name -> scores, unparsed ones dealt with as the study says; shape (num_samples,)."""
         return {
             spec.name: fill_unparsed(
-                floats(self.tables[spec.name]["proxy_utility"]), self.offsets, spec.on_unparsed
+                floats(self.tables[spec.name]["proxy_utility"]), self.offsets, spec.unparsed_policy
             )
             for spec in self.specs
         }
 
     def weights(self, spec: VerificationSpec) -> np.ndarray:
         """Weights under the rule of the study, as for gap_metrics; shape (num_samples,)."""
-        return sample_weights(self.tables[spec.name], self.study.weighting, spec.on_unparsed, self.study.seed)
+        return sample_weights(self.tables[spec.name], self.study.weighting, spec.unparsed_policy, self.study.seed)
 
     def rows_of(self, stage: str, columns: list[str]) -> pl.DataFrame | None:
         """Further columns of this cell, one row a sample or prompt, sorted by their keys."""
