@@ -85,7 +85,8 @@ class ScoredSamples:
 
     def weights(self, spec: VerificationSpec) -> np.ndarray:
         """Weights under the rule of the study, as for gap_metrics; shape (num_samples,)."""
-        return sample_weights(self.tables[spec.name], self.study.weighting, spec.unparsed_policy, self.study.seed)
+        scores, policy = self.tables[spec.name], spec.unparsed_policy
+        return sample_weights(scores, self.study.weighting, policy, self.study.seed)
 
     def rows_of(self, stage: str, columns: list[str]) -> pl.DataFrame | None:
         """Further columns of this cell, one row a sample or prompt, sorted by their keys."""

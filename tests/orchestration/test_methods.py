@@ -14,8 +14,10 @@ OVERRIDE = f"verification=[{', '.join(METHODS)}]"
 
 
 def parquet_files(home: Path) -> dict[Path, int]:
-    """Every stored part and when it was written."""
-    return {file: file.stat().st_mtime_ns for file in (home / "data" / "mini").rglob("*.parquet")}
+    """Every stored part of the loop and when it was written; analyses are made anew."""
+    return {
+        file: file.stat().st_mtime_ns for file in (home / "data" / "mini").rglob("iteration_*/**/*.parquet")
+    }
 
 
 @pytest.fixture(scope="module")
