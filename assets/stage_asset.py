@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._utils.warnings import BetaWarning
 
 from resources.engine import EngineResource
@@ -37,6 +38,12 @@ OWNERS = ["team:self-improvement"]
 SAMPLE_ROWS = 5
 USER_ERRORS = (StoreError, CheckpointError, ValueError)
 """Errors that trying again does not mend."""
+
+
+class Interrupted(dg.DagsterError, DagsterExecutionInterruptedError):
+    """Ctrl-C or a termination from the UI. As a DagsterError it passes by the retry policy of a step, which
+    would else start the stage again.
+    """
 
 
 @dataclass(frozen=True)
@@ -196,9 +203,11 @@ def materialize_cell(
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
-    """Turn errors that trying again does not mend into one plain failure."""
+    """Turn errors that trying again does not mend into one plain failure; an interrupt is not tried again."""
     try:
         yield
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError) as interrupt:
+        raise Interrupted("interrupted") from interrupt
     except EngineError:
         raise
     except USER_ERRORS as error:

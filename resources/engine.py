@@ -26,7 +26,7 @@ class EngineResource(dg.ConfigurableResource):
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the engine: device, dtype, batch sizes."""
 
-    _loaded: tuple[str, Path, bool, Engine] | None = PrivateAttr(default=None)
+    _loaded: tuple[str, Path, bool, EngineProcess] | None = PrivateAttr(default=None)
 
     def kind_for(self, scripted: bool) -> str:
         """The kind that answers a study, scripted or not; scripted answers never lie beside real ones.
@@ -39,9 +39,9 @@ class EngineResource(dg.ConfigurableResource):
         return SCRIPTED if scripted else self.kind
 
     def load(self, kind: str, folder: Path, trust_remote_code: bool = False) -> Engine:
-        """The engine of that kind holding the policy of that folder, started if it is not there yet."""
+        """The engine of that kind holding the policy of that folder, started if it is not there or died."""
         wanted = (kind, folder, trust_remote_code)
-        if self._loaded is None or self._loaded[:3] != wanted:
+        if self._loaded is None or self._loaded[:3] != wanted or self._loaded[3].is_closed:
             self.release()
             options = {} if kind == SCRIPTED else dict(self.options)
             if trust_remote_code:

@@ -215,10 +215,7 @@ def _sum_up(
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether Ctrl-C ended the run: Dagster tells that as a failure or, in an engine's stage, as a retry."""
-    retries = result.filter_events(lambda event: event.event_type == dg.DagsterEventType.STEP_UP_FOR_RETRY)
-    if any("Interrupt" in str(event.event_specific_data) for event in retries):
-        return True
+    """Whether Ctrl-C ended the run: Dagster tells that as a failure like others, and would go on."""
     ended = result.filter_events(lambda event: event.event_type == dg.DagsterEventType.RUN_FAILURE)
     reasons = [event.job_failure_data.failure_reason for event in ended]
     return RunFailureReason.UNEXPECTED_TERMINATION in reasons

@@ -80,6 +80,11 @@ class EngineProcess:
             raise
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, or closed itself because the child died."""
+        return self._pipe.closed
+
+    @property
     def pid(self) -> int:
         """Process id of the child."""
         return self._process.pid

@@ -200,7 +200,7 @@ def test_studies_of_the_findings_can_be_drawn_and_cover_two_orders_of_magnitude(
 
 
 def test_the_small_path_runs_judges_and_writes(tmp_path: Path):
-    """One study of the path, real bases of a few steps; what the others would tell is told as not measured."""
+    """One study of the path, real bases of a few steps; the others are told as not measured."""
     files = tmp_path / "studies"
     files.mkdir()
     home = tmp_path / "home"

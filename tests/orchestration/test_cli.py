@@ -124,9 +124,16 @@ def test_a_failure_is_told_on_both_streams_with_json(home: Path) -> None:
     assert " ".join(failure.split()) in " ".join(done.stderr.split())
 
 
-def test_ctrl_c_in_training_ends_in_one_line(home: Path) -> None:
+@pytest.mark.parametrize(
+    ("override", "label", "amount"),
+    [
+        ("distillation.learning_rate=0.001", "fine-tuning", "/5 steps"),
+        ("generation.n=800", "generations", "prompts"),  # seconds, so that there is a line before the end
+    ],
+)
+def test_ctrl_c_ends_in_one_line(home: Path, override: str, label: str, amount: str) -> None:
     run = subprocess.Popen(
-        [*CLI, "run", str(MINI), "distillation.learning_rate=0.001", "--supersede"],
+        [*CLI, "run", str(MINI), override, "--supersede", "--chunk-prompts", "4"],
         cwd=ROOT,
         env=environment(home),
         stdout=subprocess.PIPE,
@@ -136,14 +143,14 @@ def test_ctrl_c_in_training_ends_in_one_line(home: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert run.stderr
-    before = next(line for line in run.stderr if "fine-tuning" in line)
-    assert "/5 steps" in before
+    before = next(line for line in run.stderr if label in line)
+    assert amount in before
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to every process of the group
     out, err = run.communicate(timeout=60)
     assert (run.returncode, out) == (130, "")
     *progress, last = err.strip().splitlines()
     assert last == "interrupted; what is whole is kept, run again to continue"
-    assert all("fine-tuning" in line for line in progress)
+    assert all(label in line for line in progress)
 
 
 def test_failed_checks_that_stop_nothing_are_told() -> None:

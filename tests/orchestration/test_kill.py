@@ -1,6 +1,7 @@
 """kill -9 in every stage that takes time: what was whole stays, what was not is made again, nothing twice."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 from conftest import CLI, MINI, ROOT, environment, run_cli
 
@@ -95,9 +97,26 @@ def test_killed_four_times_the_study_ends_as_if_never_broken(
     assert gap[0] == gap[1] != ""
 
 
-def test_a_second_run_on_the_same_partition_is_refused(finished: Path, home: Path) -> None:
-    import shutil
+def test_an_engine_that_dies_is_started_again_and_the_stage_goes_on(finished: Path, home: Path) -> None:
+    generations = home / ITERATION / "generations" / CELL / "train"
+    shutil.rmtree(generations)
+    process = subprocess.Popen([*CLI, *RUN], cwd=ROOT, env=environment(home), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not is_partial(generations, 3):
+        assert process.poll() is None, "the run ended before its engine could be killed"
+        assert time.monotonic() < deadline, "nothing to kill within 300 s"
+        time.sleep(0.002)
+    (engine,) = (
+        c for c in psutil.Process(process.pid).children() if "si_dagster.engines.worker" in c.cmdline()
+    )
+    engine.kill()
+    assert process.wait() == 0
+    assert tables(home)[str(generations.relative_to(home))].equals(
+        tables(finished)[str(generations.relative_to(home))]
+    )
 
+
+def test_a_second_run_on_the_same_partition_is_refused(finished: Path, home: Path) -> None:
     from si_dagster.plan import Plan
     from si_dagster.store.artifacts import Store
     from si_dagster.study import load_study
