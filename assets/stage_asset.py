@@ -55,7 +55,6 @@ class Stage:
         card: Shown in the UI.
         materialize: Makes one artifact and returns its metadata.
         kinds: Shown in the UI; three at most.
-        pool: Concurrency pool, for stages that want the accelerator alone.
         max_retries: Of an engine that died; chunks that are whole are not made again.
     """
 
@@ -63,7 +62,6 @@ class Stage:
     card: str
     materialize: Callable[[StageRun], dict[str, Any]]
     kinds: frozenset[str]
-    pool: str | None = None
     max_retries: int = 0
 
 
@@ -109,7 +107,6 @@ def stage_asset(
         metadata={"dagster/column_schema": column_schema(stage.name)} if _has_rows(stage.name) else {},
         code_version=plan.code_version(path),
         automation_condition=automation,
-        pool=stage.pool,
         retry_policy=dg.RetryPolicy(max_retries=stage.max_retries, delay=2) if stage.max_retries else None,
     )
     def asset(
