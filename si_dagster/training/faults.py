@@ -22,7 +22,7 @@ _SIGNS = {
     "cannot allocate memory": OUT_OF_MEMORY,
     "not implemented for 'half'": WRONG_DTYPE,
     "not implemented for 'bfloat16'": WRONG_DTYPE,
-    "must have the same dtype": WRONG_DTYPE,
+    "have the same dtype": WRONG_DTYPE,
     "bf16/gpu": WRONG_DTYPE,
     "no cuda gpus are available": NO_GPU,
     "not compiled with cuda": NO_GPU,

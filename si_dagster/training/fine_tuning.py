@@ -246,18 +246,17 @@ def _forget_printing(trainer: Any) -> None:
 
 def _save(trainer: Any, tokenizer: Any, spec: FineTuningSpec) -> None:
     """One ordinary checkpoint folder, by rank 0, in the type its weights had; shards are gathered first."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    state = (
-        trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_deepspeed_enabled else None
-    )
+    model = trainer.model
+    # Every process takes part in gathering, though the first alone writes.
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if spec.shards_weights else None
     if not trainer.is_world_process_zero():
         return
     if spec.distillation.lora:
-        model, state = model.merge_and_unload(), None
-    dtype = stored_dtype(spec.model_dir)
-    state = {name: tensor.to(dtype) for name, tensor in (state or model.state_dict()).items()}
+        model = model.merge_and_unload()
+    dtype, state = stored_dtype(spec.model_dir), state or model.state_dict()
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    state = {name: tensor.to(dtype) for name, tensor in state.items() if tied.get(name) not in state}
     model.config.dtype = dtype
-    # TRL's wrapping of the output head is this process's own and no part of the architecture.
     model.save_pretrained(spec.output_dir, state_dict=state, safe_serialization=True)
     tokenizer.save_pretrained(spec.output_dir)
 

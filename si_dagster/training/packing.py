@@ -43,12 +43,11 @@ def refuse_leaks(model: Any) -> None:
     training = model.training
     model.eval()
     with torch.no_grad():
-        together = model(
-            input_ids=torch.cat([first, second], 1).to(device), position_ids=positions.to(device)
-        ).logits[:, first.shape[1] :]
-        alone = model(input_ids=second.to(device)).logits
+        both = {"input_ids": torch.cat([first, second], 1), "position_ids": positions}
+        together = model(**{name: ids.to(device) for name, ids in both.items()}, use_cache=False).logits
+        alone = model(input_ids=second.to(device), use_cache=False).logits
     model.train(training)
-    difference = (together.float() - alone.float()).abs().max().item()
+    difference = (together[:, first.shape[1] :].float() - alone.float()).abs().max().item()
     if not difference <= LARGEST_DIFFERENCE:
         raise ValueError(
             f"packing leaks across examples in {type(model).__name__} with attention "

@@ -84,7 +84,7 @@ def sft_trainer(tuner: FineTuner) -> Any:
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             weights, labels = inputs.pop("weight"), inputs.pop("labels")
-            outputs = model(**inputs)
+            outputs = model(**inputs, use_cache=False)  # with a cache, packed rows would see each other
             loss = weighted_loss(outputs.logits, labels, weights, num_items_in_batch)
             loss = loss * self.accelerator.num_processes  # gradients of processes are averaged, not summed
             return (loss, outputs) if return_outputs else loss

@@ -28,7 +28,7 @@ def require_space(spec: FineTuningSpec) -> None:
         return
     shrink = "raise the trainer's save_steps to 0 (no checkpoints to go on from), " if _saves(spec) else ""
     raise DiskFull(
-        f"training needs about {needed / 1e6:,.1f} MB in {place} and {free / 1e6:,.1f} MB are free: free "
+        f"training needs about {needed / 1e6:,.2f} MB in {place} and {free / 1e6:,.2f} MB are free: free "
         f"some space, {shrink}or move the home to a larger disk and set SI_DAGSTER_HOME; then run again"
     )
 

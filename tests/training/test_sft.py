@@ -6,50 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from training.rows import ROWS, largest_difference, run, spec_file
 
 from si_dagster.tasks.sudoku4 import side_of
 from si_dagster.training.pico import character_tokenizer
-from si_dagster.training.reporting import Reporter
-from si_dagster.training.sft import IGNORED, collator, sft, tokenised, training_rows, weighted_loss
+from si_dagster.training.sft import IGNORED, collator, tokenised, training_rows, weighted_loss
 from si_dagster.training.specs import FineTuningSpec
-
-ROWS = [("?1_A", "12", 1.0), ("?_2A", "34", 1.0), ("?3_A", "1432", 1.0)]
-
-
-def spec_file(folder, base, rows, seed=1, **distillation):
-    folder.mkdir()
-    (folder / "out").mkdir()
-    pl.DataFrame(rows, schema=["prompt", "completion", "weight"], orient="row").write_parquet(
-        folder / "train.parquet"
-    )
-    given_fields = {
-        "learning_rate": 1e-2,
-        "max_steps": 4,
-        "per_device_train_batch_size": len(rows),
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 1e6,
-    }
-    spec = {
-        "output_dir": str(folder / "out"),
-        "task": "sudoku4",
-        "seed": seed,
-        "model_dir": str(base),
-        "train_files": [str(folder / "train.parquet")],
-        "distillation": {**given_fields, **distillation},
-    }
-    (folder / "spec.json").write_text(json.dumps(spec))
-    return str(folder / "spec.json")
-
-
-def run(folder, base, rows, seed=1, **distillation):
-    """The result and the weights after training."""
-    lines: list[str] = []
-    result = sft(spec_file(folder, base, rows, seed, **distillation), Reporter(lines.append))
-    return result, load_file(folder / "out" / "model.safetensors"), lines
-
-
-def largest_difference(first, second):
-    return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
 def test_weighted_loss_by_hand():

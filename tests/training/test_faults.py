@@ -1,0 +1,104 @@
+"""What can be missing, and that the error says what to change; no half checkpoint is left."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from training.rows import ROWS, run, spec_file
+
+from si_dagster.study import DistillationSpec
+from si_dagster.training.devices import DeviceError
+from si_dagster.training.faults import exit_reason, explained, fault_file
+from si_dagster.training.space import needed_bytes, num_parameters
+from si_dagster.training.specs import Execution, FineTuningSpec
+
+ROOT = Path(__file__).parents[2]
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+def test_a_disk_too_small_is_told_before_training(tmp_path, base):
+    file = spec_file(tmp_path / "a", base, ROWS)
+    out = tmp_path / "a" / "out"
+    mount = f"mount -t tmpfs -o size=20k none '{out}'"
+    probe = subprocess.run(["unshare", "-Urm", "sh", "-c", mount], capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"no unprivileged mount namespace here: {probe.stderr.strip()}")
+    train = f"{mount} && exec '{sys.executable}' -m si_dagster.training.sft '{file}'"
+    command = ["unshare", "-Urm", "sh", "-c", train]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "training failed: DiskFull: training needs about 0.0" in last
+    assert "SI_DAGSTER_HOME" in last
+    assert "fine-tuning" not in done.stdout, "not one step was made"
+    assert exit_reason(file, 1) in last
+
+
+def test_the_trainers_own_checkpoints_count(tmp_path, base):
+    spec = FineTuningSpec.read(spec_file(tmp_path / "a", base, ROWS, execution={"save_steps": 5}))
+    # Tied embeddings 99 x 16; per block 4 x 16 x 16 and 3 x 16 x 24 and 2 norms; a last norm.
+    assert num_parameters(base) == 99 * 16 + 2 * (4 * 256 + 3 * 384 + 32) + 16
+    own = spec.model_copy(update={"work_dir": tmp_path})
+    assert needed_bytes(own) - needed_bytes(spec) == pytest.approx(1.1 * 2 * 12 * num_parameters(base), abs=1)
+
+
+@WITHOUT_GPU
+def test_a_missing_gpu_is_told(tmp_path, base):
+    with pytest.raises(DeviceError, match=r"no GPU: .* set the trainer's device to auto or cpu"):
+        run(tmp_path / "a", base, ROWS, execution={"device": "cuda"})
+
+
+def test_a_loss_that_is_no_number_leaves_no_checkpoint(tmp_path, base):
+    with pytest.raises(ValueError, match=r"the loss of step \d+ is nan: lower distillation\.learning_rate"):
+        run(tmp_path / "a", base, ROWS, learning_rate=1e30, max_steps=20)
+    assert not list((tmp_path / "a" / "out").iterdir())
+
+
+def test_memory_that_ran_out_is_told_with_what_to_change():
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**50)
+    message = explained(refused.value)
+    assert message.startswith("out of memory: lower the trainer's micro_batch_size")
+    assert "you tried to allocate" in message
+
+
+def test_types_that_do_not_meet_are_told():
+    with pytest.raises(RuntimeError) as refused:
+        torch.ones(2, 2) @ torch.ones(2, 2, dtype=torch.bfloat16)
+    assert explained(refused.value).startswith("wrong dtype: ")
+
+
+def test_a_silent_end_is_told_by_its_signal(tmp_path):
+    spec = tmp_path / "spec.json"
+    assert exit_reason(spec, -9).startswith("killed by SIGKILL, as a machine does that runs out of memory")
+    assert "exit code 3" in exit_reason(spec, 3)
+    assert fault_file(spec).name == "spec.fault.json"
+
+
+def test_processes_that_cannot_share_a_step_are_refused():
+    recipe = DistillationSpec(per_device_train_batch_size=8, gradient_accumulation_steps=2)
+    with pytest.raises(ValueError, match=r"16 rows .* 3 processes cannot share evenly"):
+        Execution(num_processes=3).portions(recipe)
+    for processes in (1, 2, 4, 8, 16):
+        for most in (None, 1, 3, 5, 100):
+            size, times = Execution(num_processes=processes, micro_batch_size=most).portions(recipe)
+            assert size * times * processes == 16
+            assert size <= (most or 8)
+
+
+@pytest.mark.parametrize(
+    ("execution", "distillation", "message"),
+    [
+        ({"deepspeed": "zero9"}, {}, "neither one of zero1, zero2, zero3 nor a file"),
+        ({"deepspeed": "zero3"}, {"lora": {}}, "use deepspeed zero1 or zero2"),
+        ({"deepspeed": "zero3", "packing": True}, {}, "set the trainer's packing to false"),
+        ({"gpus": 4}, {}, "Extra inputs are not permitted"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path, base, execution, distillation, message):
+    file = spec_file(tmp_path / "a", base, ROWS, execution=execution, **distillation)
+    with pytest.raises(ValidationError, match=message):
+        FineTuningSpec.read(file)

@@ -1,0 +1,102 @@
+"""Several processes for real, over gloo: the same training as one process, and ordinary checkpoints.
+
+One run a configuration serves all tests: a process that imports torch, transformers and TRL is what costs.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from safetensors.torch import load_file
+
+from si_dagster.engines.base import Prompt, SamplingParams
+from si_dagster.engines.transformers import TransformersEngine
+
+ROOT = Path(__file__).parents[2]
+ROWS = [(f"?{i % 10}{'A' * (1 + i % 3)}", str(i) * (1 + i % 4), 1.0 + i % 2) for i in range(32)]
+RECIPE = {
+    "learning_rate": 1e-2,
+    "max_steps": 6,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 2,
+    "lr_scheduler_type": "constant",
+}
+
+
+def train(folder: Path, base: Path, **execution: object) -> tuple[dict, Path]:
+    """The result of a training in processes of its own, and its checkpoint."""
+    (folder / "out").mkdir(parents=True)
+    rows = pl.DataFrame(ROWS, schema=["prompt", "completion", "weight"], orient="row")
+    rows.write_parquet(folder / "train.parquet")
+    spec = {
+        "output_dir": str(folder / "out"),
+        "task": "sudoku4",
+        "seed": 1,
+        "model_dir": str(base),
+        "train_files": [str(folder / "train.parquet")],
+        "distillation": RECIPE,
+        "execution": {"device": "cpu", **execution},
+    }
+    (folder / "spec.json").write_text(json.dumps(spec))
+    command = ["si_dagster.training.sft", str(folder / "spec.json")]
+    launch = ["si_dagster.training.launch", str(execution["num_processes"])] if execution else []
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, *command],
+        cwd=ROOT,
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads((folder / "out" / "result.json").read_text()), folder / "out"
+
+
+Runs = Callable[[str], tuple[dict, Path]]
+
+EXECUTIONS: dict[str, dict[str, object]] = {
+    "one": {},
+    "two": {"num_processes": 2},
+    "zero1": {"num_processes": 2, "deepspeed": "zero1"},
+    "zero2": {"num_processes": 2, "deepspeed": "zero2"},
+    "zero3": {"num_processes": 2, "deepspeed": "zero3"},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Runs:
+    """The run of that name, made when it is first asked for."""
+    made: dict[str, tuple[dict, Path]] = {}
+
+    def run(name: str) -> tuple[dict, Path]:
+        if name not in made:
+            made[name] = train(tmp_path_factory.mktemp(name), base, **EXECUTIONS[name])
+        return made[name]
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["two", "zero1", "zero2", "zero3"])
+def test_two_ranks_train_as_one_at_the_same_batch(runs, name):
+    (one, alone), (two, together) = runs("one"), runs(name)
+    assert two["steps"] == one["steps"] == 6
+    losses = [[loss for _, loss in result["loss_curve"]] for result in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses[0][-1] < losses[0][0] - 0.3
+    first, second = (load_file(folder / "model.safetensors") for folder in (alone, together))
+    assert {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in second.items()}
+    assert max((first[k] - second[k]).abs().max().item() for k in first) < 2e-3
+
+
+def test_weights_gathered_from_shards_are_a_checkpoint_of_the_engine(runs):
+    _, folder = runs("zero3")
+    engine = TransformersEngine(folder)
+    ((completion,),) = engine.generate([Prompt("a", "?1A")], SamplingParams(temperature=0.0, max_tokens=4))
+    engine.close()
+    assert completion.num_tokens > 0
+    assert not list(folder.glob("*.bin"))

@@ -1,0 +1,77 @@
+"""A trainer killed with -9 goes on from its own newest whole checkpoint, to the very same policy."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from safetensors.torch import load_file
+from training.rows import largest_difference, run, spec_file
+
+from si_dagster.training.checkpointing import is_whole, newest_whole
+from si_dagster.training.reporting import Reporter
+from si_dagster.training.sft import sft
+
+ROOT = Path(__file__).parents[2]
+ROWS = [(f"?{i}A", str(i % 4), 1.0) for i in range(64)]
+RECIPE = {"max_steps": 400, "per_device_train_batch_size": 4, "lr_scheduler_type": "linear"}
+
+
+def with_work_folder(file: str) -> Path:
+    work = Path(file).parent / "trainer"
+    spec = json.loads(Path(file).read_text()) | {"work_dir": str(work)}
+    Path(file).write_text(json.dumps(spec))
+    return work
+
+
+def kill_after_checkpoint(file: str, work: Path) -> None:
+    """Run the trainer and kill it when its second checkpoint is whole and it is on its way to the next."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "si_dagster.training.sft", file],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 200
+    try:
+        while not is_whole(work / "checkpoint-40"):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_a_killed_trainer_ends_where_an_unbroken_one_does(tmp_path, base):
+    file = spec_file(tmp_path / "killed", base, ROWS, execution={"save_steps": 20}, **RECIPE)
+    work = with_work_folder(file)
+    kill_after_checkpoint(file, work)
+    out = tmp_path / "killed" / "out"
+    assert not list(out.iterdir()), "no half checkpoint"
+    newest = newest_whole(work, Reporter(lambda line: None))
+    assert newest is not None
+    damaged = Path(newest) / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    before = newest_whole(work, Reporter(lambda line: None))
+    assert before is not None, "the one before stays until the next is whole"
+    assert before != newest
+
+    lines: list[str] = []
+    result = sft(file, Reporter(lines.append))
+    assert lines[0].startswith(f"going on from {Path(before).name}, ")
+    unbroken, weights, _ = run(tmp_path / "unbroken", base, ROWS, **RECIPE)
+    assert result["steps"] == unbroken["steps"] == 400
+    assert result["loss_curve"] == unbroken["loss_curve"]
+    assert largest_difference(load_file(out / "model.safetensors"), weights) < 1e-6
+
+
+def test_without_save_steps_nothing_but_the_checkpoint_is_written(tmp_path, base):
+    file = spec_file(tmp_path / "a", base, ROWS, max_steps=2)
+    work = with_work_folder(file)
+    sft(file, Reporter(lambda line: None))
+    assert not list(work.glob("checkpoint-*"))
