@@ -12,8 +12,10 @@ from dagster._utils.warnings import PreviewWarning
 
 from assets.stage_asset import asset_key, partitions
 from resources.store import StoreResource
+from si_dagster.analysis.diversity import collapsed
 from si_dagster.plan import Plan
 from si_dagster.stages.hygiene import training_hygiene
+from si_dagster.store.layout import Address
 
 GATE = "gap_is_open"
 MAX_GRADER_ERRORS = 0.01
@@ -119,6 +121,27 @@ def no_evaluation_prompt_in_training_rows(plan: Plan, iteration: int) -> dg.Asse
     )
     name = "no_evaluation_prompt_in_training_rows"
     return _partitioned(plan, "filtered_set", iteration, name, description, check)
+
+
+def answers_have_not_collapsed(plan: Plan) -> dg.AssetChecksDefinition:
+    """No iteration has lost pass@n, or half of the entropy of its answers, against its base; a warning."""
+    study = plan.study
+
+    @dg.asset_check(
+        asset=asset_key(study, "diversity", None),
+        name="answers_have_not_collapsed",
+        description="pass@n and entropy of answers hold against the base, interval and all.",
+    )
+    def check(store: StoreResource) -> dg.AssetCheckResult:
+        found = collapsed(store.store.require(Address(study.name, None, "diversity")).read())
+        return dg.AssetCheckResult(
+            passed=not found,
+            severity=dg.AssetCheckSeverity.WARN,
+            description="; ".join(found) or "nothing is lost beyond doubt",
+            metadata={"num_findings": len(found)},
+        )
+
+    return check
 
 
 def _cell(context: dg.AssetCheckExecutionContext) -> tuple[str, str]:

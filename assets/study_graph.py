@@ -25,7 +25,12 @@ from assets.automation import (
     when_missing,
     whenever_something_is_new,
 )
-from assets.checks import gap_is_open, graders_work, no_evaluation_prompt_in_training_rows
+from assets.checks import (
+    answers_have_not_collapsed,
+    gap_is_open,
+    graders_work,
+    no_evaluation_prompt_in_training_rows,
+)
 from assets.stage_asset import (
     OWNERS,
     Stage,
@@ -77,6 +82,7 @@ def study_definitions(study: Study) -> dg.Definitions:
         for iteration in range(study.iterations)
     ]
     checks += [graders_work(plan, iteration) for iteration in range(study.iterations + 1)]
+    checks.append(answers_have_not_collapsed(plan))
     job = study_job(plan, [asset.key for asset in assets])
     return dg.Definitions(
         assets=[*assets, *(analysis_asset(plan, name) for name in ANALYSES), report_asset(plan)],

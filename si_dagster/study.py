@@ -86,6 +86,11 @@ class ModelSpec(Spec):
     """Commit of a Hugging Face id; without it the newest, whose bytes are recorded all the same."""
     prompt_style: Literal["pico", "text", "chat"] | None = None
     """How prompts are written; default `pico` for `pretrain`, `text` for `path`."""
+    family: str = ""
+    """Models of one family lie on one line of the scaling analysis; default: `pico`, or the letters that the
+    name begins with."""
+    pretraining_flops: float | None = Field(default=None, gt=0)
+    """What pre-training a `path` took, about 6 x parameters x tokens; its place in the scaling analysis."""
     trust_remote_code: bool = False
     """Run Python code that comes with a checkpoint. Off unless you have read that code."""
 
@@ -99,7 +104,20 @@ class ModelSpec(Spec):
             raise ValueError("prompt_style: chat templates are not applied yet, so chat is refused; use text")
         if self.revision is not None and self.path is None:
             raise ValueError("`revision` goes with `path`")
+        if self.pretraining_flops is not None and self.path is None:
+            raise ValueError("`pretraining_flops` goes with `path`: those of `pretrain` are counted")
         return self
+
+    @property
+    def family_name(self) -> str:
+        """The family, its default resolved.
+
+        Examples:
+            >>> ModelSpec(name="qwen-0.5b", path="x").family_name
+            'qwen'
+        """
+        letters = re.match(r"[A-Za-z]*", self.name)
+        return self.family or ("pico" if self.pretrain else letters[0] if letters else "") or self.name
 
     @property
     def style(self) -> Literal["pico", "text", "chat"]:

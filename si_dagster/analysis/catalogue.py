@@ -59,6 +59,16 @@ ANALYSES = {
     analysis.name: analysis
     for analysis in (
         Analysis("threshold_sweep", ("generations", "utilities", "verifications"), ("train", "eval")),
+        Analysis("cross_verification", ("utilities", "verifications")),
+        Analysis("scaling", ("base_checkpoint", "utilities", "verifications")),
+        Analysis("verifier_quality", ("utilities", "verifications")),
+        Analysis("verifier_overlap", ("utilities", "verifications")),
+        Analysis("diversity", ("utilities", "verifications")),
+        Analysis("dynamics", ("utilities", "verifications")),
+        Analysis("baselines", ("generations", "utilities", "verifications")),
+        Analysis("ablations", ("utilities", "verifications")),
+        Analysis("slices", ("prompts", "utilities", "verifications")),
+        Analysis("other_gaps", ("utilities", "verifications")),
     )
 }
 """Name -> analysis, in the order of the report."""

@@ -7,11 +7,15 @@ estimates nothing.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from si_dagster.core.gap import GapEstimate, estimate_gap, gap_per_prompt
+from si_dagster.core.intervals import Interval
 from si_dagster.core.weighting import fill_unparsed
+from si_dagster.stages.gap_metrics import bootstrap_options
 from si_dagster.stages.samples import PolicySamples, floats
 from si_dagster.stages.weighting import proxy_utilities, sample_weights
 from si_dagster.store.artifacts import Artifact
@@ -83,6 +87,27 @@ class ScoredSamples:
             for spec in self.specs
         }
 
+    @property
+    def used(self) -> VerificationSpec | None:
+        """The verification that weights training, if it is stored."""
+        spec = self.study.weighting_verification()
+        return spec if spec.name in self.verifications else None
+
+    def gap_per_prompt(self, weights: np.ndarray) -> np.ndarray:
+        """gap_x under some weights, by the study's convention for prompts without survivors."""
+        return gap_per_prompt(self.utilities, weights, self.offsets, self.study.weighting.no_survivors)
+
+    def estimate(self, weights: np.ndarray) -> GapEstimate:
+        """All of a gap under some weights, by the conventions of the study."""
+        return estimate_gap(
+            self.utilities,
+            weights,
+            self.offsets,
+            no_survivors=self.study.weighting.no_survivors,
+            saturated=self.study.analysis.saturated,
+            **bootstrap_options(self.study),
+        )
+
     def weights(self, spec: VerificationSpec) -> np.ndarray:
         """Weights under the rule of the study, as for gap_metrics; shape (num_samples,)."""
         scores, policy = self.tables[spec.name], spec.unparsed_policy
@@ -93,6 +118,24 @@ class ScoredSamples:
         address = Address(self.study.name, self.iteration, stage, self.model, self.task, self.split)
         artifact = self.artifacts.get(address)
         return None if artifact is None else artifact.read(columns)
+
+
+def estimated(estimate: GapEstimate, *names: str) -> dict[str, float]:
+    """Columns of an estimate with their intervals: `name`, `name_low`, `name_high`."""
+    return {
+        f"{name}{end}": getattr(estimate, f"{name}{end}") for name in names for end in ("", "_low", "_high")
+    }
+
+
+def columns_of(name: str, interval: Interval) -> dict[str, float]:
+    """An interval as the columns `name`, `name_low`, `name_high`."""
+    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def table(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """Rows as a table, NaN as null: a number that does not exist is unknown."""
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    return frame.with_columns(pl.col(pl.Float64).fill_nan(None)) if rows else frame
 
 
 class StudyData:
@@ -114,10 +157,11 @@ class StudyData:
                 if found is not None:
                     yield found
 
-    def table(self, address: Address) -> pl.DataFrame | None:
-        """The rows of one artifact, if it is there."""
+    def told(self, address: Address, name: str) -> float | None:
+        """A number that the making of an artifact told, if it is there."""
         artifact = self.artifacts.get(address)
-        return None if artifact is None else artifact.read()
+        value = None if artifact is None else artifact.manifest.metadata.get(name)
+        return float(value) if isinstance(value, int | float) else None
 
     def _samples(self, iteration: int, model: str, task: str, split: str) -> ScoredSamples | None:
         cell = (self.study.name, iteration)

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 WIDTH, HEIGHT = 300, 200
+LEGEND: dict[str, Any] = {"title": None, "orient": "bottom", "labelLimit": 300, "symbolOpacity": 1}
 
 
 def iteration_chart(metrics: pl.DataFrame) -> Any:
@@ -37,7 +38,7 @@ def iteration_chart(metrics: pl.DataFrame) -> Any:
 def _with_interval(alt: Any, rows: pl.DataFrame, name: str, title: str, color: str) -> Any:
     base = alt.Chart(rows.unique([color, "iteration"]).sort("iteration")).encode(
         x=alt.X("iteration:O", title="iteration", axis=alt.Axis(labelAngle=0)),
-        color=alt.Color(f"{color}:N", legend=alt.Legend(title=None, orient="bottom", labelLimit=300)),
+        color=alt.Color(f"{color}:N", legend=alt.Legend(**LEGEND)),
     )
     scale = alt.Scale(zero=False)
     line = base.mark_line(point=True).encode(y=alt.Y(f"{name}:Q", title=title, scale=scale))
@@ -114,7 +115,7 @@ def interval_lines(
     scale = alt.Scale(type="log", base=2) if log_x else alt.Scale(zero=False)
     base = alt.Chart(wanted).encode(
         x=alt.X(f"{x}:Q", scale=scale),
-        color=alt.Color(f"{color}:N", legend=alt.Legend(title=None, orient="bottom", labelLimit=300)),
+        color=alt.Color(f"{color}:N", legend=alt.Legend(**LEGEND)),
     )
     line = base.mark_line(point=alt.OverlayMarkDef(size=12)).encode(y=alt.Y(f"{y}:Q", title=title))
     band = base.mark_area(opacity=0.12).encode(y=alt.Y(f"{y}_low:Q", title=title), y2=f"{y}_high:Q")
@@ -127,6 +128,102 @@ def interval_lines(
         for name, field in panels.items()
     }
     return layered.facet(**encoded)
+
+
+def lines(
+    rows: pl.DataFrame, *, x: str, y: str, color: str, dash: str, column: str, sort: Sequence[str]
+) -> Any:
+    """Lines without intervals over ordered names, in panels; for rates that a table tells more of.
+
+    Args:
+        rows: One a point.
+        x: Nominal column.
+        y: Quantitative column.
+        color: Nominal column.
+        dash: Nominal column, told by the dashes of the line.
+        column: Nominal column of panels.
+        sort: Order of x.
+    """
+    import altair as alt
+
+    legend = alt.Legend(**LEGEND)
+    return (
+        alt.Chart(rows.select({x, y, color, dash, column}))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X(f"{x}:N", sort=list(sort), axis=alt.Axis(labelAngle=-40)),
+            y=alt.Y(f"{y}:Q", title=None),
+            color=alt.Color(f"{color}:N", legend=legend),
+            strokeDash=alt.StrokeDash(f"{dash}:N", legend=legend),
+        )
+        .properties(width=WIDTH // 2, height=HEIGHT * 3 // 4)
+        .facet(column=alt.Column(f"{column}:N", header=alt.Header(title=None)))
+    )
+
+
+def interval_points(
+    rows: pl.DataFrame,
+    *,
+    x: str,
+    y: str,
+    color: str,
+    title: str,
+    column: str,
+    sort: Sequence[str] | None = None,
+) -> Any:
+    """Points with an error bar from `<y>_low` to `<y>_high` beside each other, in panels.
+
+    Args:
+        rows: One a point.
+        x: Nominal column.
+        y: Quantitative column with its interval beside it.
+        color: Nominal column; its values stand side by side.
+        title: Of the y axis.
+        column: Nominal column of panels.
+        sort: Order of x; default: by name.
+    """
+    import altair as alt
+
+    wanted = rows.select({x, y, f"{y}_low", f"{y}_high", color, column})
+    order = list(sort) if sort is not None else None
+    base = alt.Chart(wanted).encode(
+        x=alt.X(f"{x}:N", title=None, sort=order, axis=alt.Axis(labelAngle=-40)),
+        xOffset=f"{color}:N",
+        color=alt.Color(f"{color}:N", legend=alt.Legend(**LEGEND)),
+    )
+    points = base.mark_point(filled=True).encode(y=alt.Y(f"{y}:Q", title=title, scale=alt.Scale(zero=False)))
+    bars = base.mark_rule().encode(y=alt.Y(f"{y}_low:Q", title=title), y2=f"{y}_high:Q")
+    layered = (bars + points).properties(width=WIDTH // 2, height=HEIGHT * 3 // 4)
+    return layered.facet(column=alt.Column(f"{column}:N", header=alt.Header(title=None)))
+
+
+def heat_map(rows: pl.DataFrame, *, x: str, y: str, value: str, label: str, column: str, row: str) -> Any:
+    """A matrix whose cells say their number, in panels.
+
+    Args:
+        rows: One a cell of a matrix.
+        x: Nominal column.
+        y: Nominal column.
+        value: Quantitative column that colours the cell, white at 0.
+        label: Text column written into it.
+        column: Nominal column of panels side by side.
+        row: Nominal column of panels one below the other.
+    """
+    import altair as alt
+
+    base = alt.Chart(rows.select({x, y, value, label, column, row})).encode(
+        x=alt.X(f"{x}:N", title=x, axis=alt.Axis(labelAngle=-40)), y=alt.Y(f"{y}:N", title=y)
+    )
+    scale = alt.Scale(scheme="blueorange", domainMid=0)
+    cells = base.mark_rect().encode(color=alt.Color(f"{value}:Q", scale=scale, legend=None))
+    text = base.mark_text(fontSize=9).encode(text=f"{label}:N")
+    header = alt.Header(title=None)
+    encoded: dict[str, Any] = {
+        "column": alt.Column(f"{column}:N", header=header),
+        "row": alt.Row(f"{row}:N", header=header),
+    }
+    size = {"width": alt.Step(90), "height": alt.Step(30)}
+    return (cells + text).properties(**size).facet(**encoded)
 
 
 def histogram(values: Sequence[float], title: str) -> Any:

@@ -24,6 +24,9 @@ svg, img { max-width: 100%; height: auto }
 table { display: block; overflow-x: auto }
 """
 
+OPEN_ROWS = 30
+"""Longer tables of analyses are folded."""
+
 READING = """
 J(f_t) is the expected utility of the policy of iteration t on held-out prompts; the gap, J(f_t[w]) - J(f_t),
 what reweighting by its own verification would gain. The update error is J(f_t-1[w]) - J(f_t): what
@@ -108,7 +111,10 @@ def html_report(
 def _section(section: Section) -> str:
     image = f"<img alt='{html.escape(section.title)}' src='{section.image}'>" if section.image else ""
     reading = html.escape(" ".join(section.reading.split()))
-    return f"<h2>{html.escape(section.title)}</h2>{image}<p>{reading}</p>{_table(section.rows)}"
+    table = _table(section.rows)
+    if len(section.rows) > OPEN_ROWS:
+        table = f"<details><summary>{len(section.rows)} rows</summary>{table}</details>"
+    return f"<h2>{html.escape(section.title)}</h2>{image}<p>{reading}</p>{table}"
 
 
 def _table(rows: list[dict[str, str]]) -> str:

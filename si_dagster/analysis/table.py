@@ -4,6 +4,7 @@ It selects and rounds for display; programs get full precision. It computes noth
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -109,6 +110,26 @@ def interval_text(row: dict[str, Any], name: str) -> str:
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
     return f"{value:.3f}{interval}"
+
+
+def text_rows(
+    rows: pl.DataFrame, headings: dict[str, str], cells: Sequence[str] = ("model", "task")
+) -> list[dict[str, str]]:
+    """Columns of a table as text under their headings, with those of `cells` that differ in front.
+
+    Examples:
+        >>> rows = pl.DataFrame({"model": ["a", "b"], "gap": [0.1, None]})
+        >>> text_rows(rows, {"gap": "gap"}, cells=["model"])
+        [{'model': 'a', 'gap': '0.100'}, {'model': 'b', 'gap': '-'}]
+    """
+    if rows.is_empty():
+        return []
+    several = {name: name for name in cells if rows[name].n_unique() > 1}
+    wanted = {**several, **headings}
+    return [
+        {heading: interval_text(row, name) for name, heading in wanted.items()}
+        for row in rows.iter_rows(named=True)
+    ]
 
 
 def markdown_table(rows: list[dict[str, str]]) -> str:

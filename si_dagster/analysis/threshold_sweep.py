@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from si_dagster.analysis.data import BOUNDS, ScoredSamples, StudyData
+from si_dagster.analysis.data import BOUNDS, ScoredSamples, StudyData, table
 from si_dagster.analysis.table import interval_text
 from si_dagster.core.ensembles import agreement_scores, mean_rank_scores
 from si_dagster.core.fingerprint import derive_seed
@@ -82,9 +82,7 @@ def sweep_rows(held_out: ScoredSamples, train: ScoredSamples | None) -> pl.DataF
         for candidate in candidates(held_out, taus)
         for row in _candidate_rows(candidate, held_out, choosing)
     ]
-    return pl.DataFrame([held_out.keys | row for row in _with_holm(rows)], infer_schema_length=None).fill_nan(
-        None
-    )
+    return table([held_out.keys | row for row in _with_holm(rows)])
 
 
 def choosing_half(num_prompts: int, seed: int) -> np.ndarray:

@@ -137,7 +137,7 @@ def bootstrap_ratios(
     sums = resampled_sums(np.hstack([numerators, denominators]), num_resamples, seed)
     draws = divide_or_nan(sums[:, :num_statistics], sums[:, num_statistics:])
     estimates = divide_or_nan(numerators.sum(axis=0), denominators.sum(axis=0))
-    return [_percentile(float(e), draws[:, s], confidence) for s, e in enumerate(estimates)]
+    return [percentile_interval(float(e), draws[:, s], confidence) for s, e in enumerate(estimates)]
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,8 @@ def _draw_counts(rng: np.random.Generator, num_resamples: int, num_prompts: int)
     return counts
 
 
-def _percentile(estimate: float, draws: np.ndarray, confidence: float) -> Interval:
+def percentile_interval(estimate: float, draws: np.ndarray, confidence: float) -> Interval:
+    """An estimate with the percentiles of its resampled values; NaN draws say nothing and are left out."""
     known = draws[~np.isnan(draws)]
     if known.size == 0:
         return Interval(estimate, float("nan"), float("nan"))

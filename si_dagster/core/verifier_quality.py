@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from si_dagster.core.gap import expected_utility, gap_per_prompt
+from si_dagster.core.intervals import MIN_RESAMPLES, Interval, percentile_interval, resampled_sums
 from si_dagster.core.samples import (
     check_layout,
     divide_or_nan,
@@ -168,6 +169,60 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
+CALIBRATION_BINS = 10
+
+
+def calibration_error(
+    utilities: np.ndarray,
+    scores: np.ndarray,
+    offsets: np.ndarray,
+    num_resamples: int = MIN_RESAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Expected calibration error of scores read as probabilities: Σ_b n_b/n |mean score - mean utility|.
+
+    Ten ranges of equal width over [0, 1]. Biased up where ranges hold few samples, and zero says only that
+    scores are right on average: a verifier that always says the base rate is calibrated and useless.
+
+    Args:
+        utilities: In [0, 1], NaN where the grader failed; shape (num_samples,).
+        scores: NaN if unparsed; same order. Scores outside [0, 1] are no probabilities: the error is NaN.
+        offsets: Shape (num_prompts + 1,).
+        num_resamples: At least 1000.
+        confidence: In (0, 1).
+        seed: Of the resamples of prompts.
+
+    Examples:
+        Said .9 and .9, one of two was right: |.9 - .5| = .4:
+
+        >>> calibration_error(np.array([1.0, 0.0]), np.array([0.9, 0.9]), np.array([0, 2])).estimate
+        0.4
+    """
+    known = ~(np.isnan(utilities) | np.isnan(scores))
+    known_scores = scores[known]
+    if not known.any() or known_scores.min() < 0.0 or known_scores.max() > 1.0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    bins = np.minimum((known_scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    prompts = per_sample(np.arange(len(offsets) - 1), offsets)[known]
+    cells = prompts * CALIBRATION_BINS + bins
+    shape = (len(offsets) - 1, CALIBRATION_BINS)
+    counts, excess = (
+        np.bincount(cells, weights=weights, minlength=shape[0] * shape[1]).reshape(shape)
+        for weights in (np.ones(cells.size), known_scores - utilities[known])
+    )
+    columns = np.hstack([counts, excess])
+    estimate = _calibration_error_of(columns.sum(axis=0)[None, :])[0]
+    draws = _calibration_error_of(resampled_sums(columns, num_resamples, seed))
+    return percentile_interval(float(estimate), draws, confidence)
+
+
+def _calibration_error_of(sums: np.ndarray) -> np.ndarray:
+    """From counts and summed score - utility of each range; shape (num_draws,)."""
+    counts, excess = sums[:, :CALIBRATION_BINS], sums[:, CALIBRATION_BINS:]
+    return divide_or_nan(np.abs(excess).sum(axis=1), counts.sum(axis=1))
+
+
 @dataclass(frozen=True)
 class DifficultyBin:
     """The prompts of one range of J_i: what the verifier does there and what the gap is.
@@ -192,9 +247,29 @@ class DifficultyBin:
     false_positive_rate: float
     auroc_per_prompt: float
 
+    @property
+    def label(self) -> str:
+        """The range as text; J = 0 itself is not in the range above it."""
+        if self.low == self.high:
+            return f"J={self.low:g}"
+        return f"{self.low:g}{'<' if self.low == 0.0 else '<='}J<{self.high:g}"
+
 
 DIFFICULTY_EDGES = (0.25, 0.5, 0.75)
 """Inner edges of the ranges of J_i (ours)."""
+
+
+def difficulty_bins(expected: np.ndarray, inner_edges: tuple[float, ...] = DIFFICULTY_EDGES) -> np.ndarray:
+    """Number of the range of each J_i, 0 for J_i = 0, the last for J_i = 1, -1 for NaN.
+
+    Examples:
+        >>> difficulty_bins(np.array([0.0, 0.1, 0.5, 1.0, np.nan])).tolist()
+        [0, 1, 3, 5, -1]
+    """
+    tops = np.array([*inner_edges, 1.0])
+    # searchsorted counts the edges at or below what lies between.
+    bins = np.where(expected <= 0.0, 0, 1 + np.searchsorted(tops, expected, side="right"))
+    return np.where(np.isnan(expected), -1, bins)
 
 
 def quality_by_difficulty(
@@ -227,10 +302,7 @@ def quality_by_difficulty(
     expected = expected_utility(utilities, offsets)
     gap = gap_per_prompt(utilities, weights, offsets)
     within = auroc_per_prompt(utilities, scores, offsets)
-    tops = np.array([*inner_edges, 1.0])
-    # 0 holds J = 0, the last J = 1, and searchsorted counts the edges at or below what lies between.
-    bins = np.where(expected <= 0.0, 0, 1 + np.searchsorted(tops, expected, side="right"))
-    bins = np.where(np.isnan(expected), -1, bins)
+    bins = difficulty_bins(expected, inner_edges)
     lows = [0.0, 0.0, *inner_edges, 1.0]
     highs = [0.0, *inner_edges, 1.0, 1.0]
     ranges = []

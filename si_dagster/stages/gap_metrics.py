@@ -79,7 +79,8 @@ def _policy_metrics(study: Study, samples: PolicySamples) -> dict[str, Any]:
     }
 
 
-def _bootstrap(study: Study) -> dict[str, Any]:
+def bootstrap_options(study: Study) -> dict[str, Any]:
+    """How the study's intervals are made, as arguments of the functions of `core.intervals`."""
     return {
         "num_resamples": study.analysis.num_resamples,
         "confidence": study.analysis.confidence,
@@ -98,7 +99,7 @@ def _verification_metrics(
         samples.offsets,
         no_survivors=study.weighting.no_survivors,
         saturated=study.analysis.saturated,
-        **_bootstrap(study),
+        **bootstrap_options(study),
     )
     quality = verifier_quality(samples.utilities, floats(scores["proxy_utility"]), weights, samples.offsets)
     return {
@@ -129,7 +130,7 @@ def _paired_metrics(study: Study, samples: PolicySamples, tables: IterationTable
         interval = None
         if before is not None:
             old = _same_prompts(PolicySamples.of(before), samples)
-            interval = update.improvement(_expected(old), _expected(samples), **_bootstrap(study))
+            interval = update.improvement(_expected(old), _expected(samples), **bootstrap_options(study))
         metrics |= _interval_columns(name, interval)
     return metrics
 
@@ -149,7 +150,7 @@ def _update_metrics(
         gap.pooled_reweighted_utility(old.utilities, weights),
         study.weighting.no_survivors,
     )
-    interval = update.update_error(reweighted, _expected(samples), **_bootstrap(study))
+    interval = update.update_error(reweighted, _expected(samples), **bootstrap_options(study))
     return _interval_columns("update_error", interval)
 
 

@@ -52,7 +52,18 @@ def sample_weights(
     """
     offsets = offsets_from_sorted_ids(scores["prompt_id"].to_numpy())
     values = scores["proxy_utility"].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    values = weighting.fill_unparsed(values, offsets, on_unparsed)
+    return rule_weights(weighting.fill_unparsed(values, offsets, on_unparsed), offsets, spec, seed)
+
+
+def rule_weights(values: np.ndarray, offsets: np.ndarray, spec: WeightingSpec, seed: int) -> np.ndarray:
+    """The weights of scores as flat arrays; NaN gets weight 0.
+
+    Args:
+        values: Scores; shape (num_samples,).
+        offsets: Shape (num_prompts + 1,).
+        spec: The rule.
+        seed: For ties drawn at random.
+    """
     if spec.rule == "quantile":
         return weighting.quantile_weights(values, offsets, spec.q, spec.ties, seed)
     if spec.rule == "threshold":

@@ -53,5 +53,241 @@ _THRESHOLD_SWEEP = TableStage(
     ("iteration", "model", "task", "kind", "verification", "rule", "quantile"),
 )
 
-ANALYSIS_TABLES = (_THRESHOLD_SWEEP,)
+_GAP = interval_columns("gap", "J(f[w]) - J(f) under the study's rule.")
+_RELATIVE_GAP = interval_columns("relative_gap", "Mean over prompts of gap_x / (1 - J_x).")
+_EXPECTED = interval_columns("expected_utility", "J(f): mean over prompts of the mean utility.")
+_NUM_PROMPTS = Column("num_prompts", "int", "Prompts the numbers rest on.")
+
+_CROSS_VERIFICATION = TableStage(
+    "cross_verification",
+    "cross_verification",
+    "One generator judged by one verifier, on evaluation prompts.",
+    (
+        *_CELL,
+        Column("verification", "string", "Name of the verification in the study."),
+        Column("method", "string", "Method in the catalogue of verification methods."),
+        Column("verifier", "string", "`self`, `base` or the model that verifies."),
+        *_EXPECTED,
+        *_GAP,
+        *_RELATIVE_GAP,
+        *interval_columns(
+            "over_self", "Gap less that of self-verification by the same method, paired by prompt."
+        ),
+        Column(
+            "auroc_per_prompt", "float", "Mean over prompts of the area under the ROC curve within.", True
+        ),
+        _NUM_PROMPTS,
+    ),
+    ("iteration", "model", "task", "verification"),
+)
+
+MEASURES = ("relative_gap", "gap", "tpr", "fpr")
+
+_SCALING = TableStage(
+    "scaling",
+    "scaling",
+    "A line through the base policies of one family: a measure on log10 of pre-training FLOPs.",
+    (
+        Column("family", "string", "Family of the models."),
+        Column("task", "string", "Name of the task."),
+        Column("verification", "string", "Name of the verification in the study."),
+        Column("measure", "string", "What is fitted.", choices=MEASURES),
+        *interval_columns("slope", "Change of the measure per tenfold FLOPs; t interval of the residuals."),
+        Column("intercept", "float", "Of the line, at log10 FLOPs = 0.", True),
+        Column("kendall_tau", "float", "Kendall's tau-b: does it rise at all, line or not.", True),
+        Column("kendall_p_value", "float", "Of tau = 0, two-sided.", True),
+        Column("num_models", "int", "Points behind the line."),
+        Column("min_log10_flops", "float", "Smallest model."),
+        Column("max_log10_flops", "float", "Largest model."),
+        Column("points", "string", "JSON list of [model, log10 FLOPs, value, low, high]."),
+    ),
+    ("family", "task", "verification", "measure"),
+)
+
+_VERIFIER_QUALITY = TableStage(
+    "verifier_quality",
+    "verifier_quality",
+    "One verification on the prompts of one range of difficulty.",
+    (
+        *_CELL,
+        Column("verification", "string", "Name of the verification in the study."),
+        Column("difficulty", "string", "Range of J_x of the prompts; `all` for all of them."),
+        Column("difficulty_rank", "int", "Order of the ranges, hardest first; `all` is 0."),
+        Column("num_prompts", "int", "Prompts in the range."),
+        Column("expected_utility", "float", "Mean J_x.", True),
+        Column("gap", "float", "Mean gap_x.", True),
+        Column("tpr", "float", "Share of right samples that keep a positive weight.", True),
+        Column("fpr", "float", "Share of wrong samples that keep a positive weight.", True),
+        Column("auroc_per_prompt", "float", "Mean over prompts of the area within the prompt.", True),
+        *interval_columns(
+            "calibration_error",
+            "Mean distance of score and share right over ten ranges; scores in [0, 1] only.",
+        ),
+        Column("mean_proxy_utility", "float", "Mean score.", True),
+    ),
+    ("iteration", "model", "task", "verification", "difficulty"),
+)
+
+_VERIFIER_OVERLAP = TableStage(
+    "verifier_overlap",
+    "verifier_overlap",
+    "Two verifications of the same generations, side by side.",
+    (
+        *_CELL,
+        Column("verification", "string", "The first."),
+        Column("other", "string", "The second."),
+        *interval_columns("pearson", "Correlation of their scores over all samples."),
+        *interval_columns("spearman", "Correlation of the ranks of their scores over all samples."),
+        Column("spearman_per_prompt", "float", "The same within each prompt, then the mean.", True),
+        *interval_columns("jaccard", "Samples both keep over samples either keeps, under the study's rule."),
+        Column("jaccard_by_chance", "float", "The same if they kept independently within each prompt.", True),
+    ),
+    ("iteration", "model", "task", "verification", "other"),
+)
+
+_DIVERSITY = TableStage(
+    "diversity",
+    "diversity",
+    "One measure of how different the answers of a policy are.",
+    (
+        *_CELL,
+        Column(
+            "measure",
+            "string",
+            "`pass_at_k`, `distinct_answers`, `answer_entropy` (nats), `answered` (share), or `crossing_k`: "
+            "the smallest k at which pass@k is below that of the base.",
+        ),
+        Column("k", "int", "k of pass@k; 0 for the other measures."),
+        *interval_columns("value", "The measure, mean over prompts."),
+        *interval_columns("over_base", "The measure less that of iteration 0, paired by prompt."),
+    ),
+    ("iteration", "model", "task", "measure", "k"),
+)
+
+_DYNAMICS = TableStage(
+    "dynamics",
+    "dynamics",
+    "The first gaps of one loop as an exponential, and what it predicts.",
+    (
+        Column("model", "string", "Name of the model."),
+        Column("task", "string", "Name of the task."),
+        Column("verification", "string", "The verification that weights training."),
+        Column("num_fitted", "int", "Iterations the fit has seen, from 0."),
+        *interval_columns("initial_gap", "A of gap_t = A r^t."),
+        *interval_columns("decay", "r of gap_t = A r^t, in [0, 1]."),
+        *interval_columns("conversion", "Share of a gap that arrives in J, over the fitted updates."),
+        *interval_columns("plateau", "J the loop is predicted to end at."),
+        *interval_columns(
+            "stop_iteration", "First iteration whose predicted gap is not told from the study's bound."
+        ),
+        Column("last_iteration", "int", "Last iteration that was measured."),
+        *interval_columns(
+            "predicted_last", "J predicted for the last iteration; null where the fit has seen it."
+        ),
+        Column("observed_last", "float", "J measured in the last iteration."),
+        *interval_columns("prediction_error", "Observed less predicted, on the same resamples."),
+    ),
+    ("model", "task", "verification"),
+)
+
+BASELINES = ("random_filter", "majority_vote", "oracle_filter", "same_cost")
+
+_BASELINES = TableStage(
+    "baselines",
+    "baselines",
+    "A verification beside what its place could be taken by.",
+    (
+        *_CELL,
+        Column("verification", "string", "Name of the verification in the study."),
+        Column(
+            "baseline",
+            "string",
+            "`random_filter` keeps as many of each prompt by lot; `majority_vote` keeps the most common "
+            "answer; `oracle_filter` keeps what is right; `same_cost` is the verification on as many "
+            "generations as leave room for its own cost.",
+            choices=BASELINES,
+        ),
+        Column("is_oracle", "bool", "Whether it reads ground truth: a bound, not a method."),
+        Column("num_generations", "int", "Generations a prompt that it uses."),
+        Column(
+            "relative_cost", "float", "FLOPs of verifying over FLOPs of generating; null if unknown.", True
+        ),
+        *interval_columns("gap", "J after the baseline less J before."),
+        *interval_columns(
+            "advantage", "Gap of the verification less that of the baseline, paired by prompt."
+        ),
+    ),
+    ("iteration", "model", "task", "verification", "baseline"),
+)
+
+_ABLATIONS = TableStage(
+    "ablations",
+    "ablations",
+    "The gap had fewer generations, or verifications of each, been drawn.",
+    (
+        *_CELL,
+        Column("verification", "string", "Name of the verification in the study."),
+        Column("factor", "string", "What is fewer.", choices=("n", "M")),
+        Column("level", "int", "How many."),
+        *_GAP,
+        *_RELATIVE_GAP,
+        Column("num_subsamples", "int", "Disjoint subsamples the numbers are the mean of."),
+    ),
+    ("iteration", "model", "task", "verification", "factor", "level"),
+)
+
+_SLICES = TableStage(
+    "slices",
+    "slices",
+    "The gap on the prompts that share one value of a column.",
+    (
+        *_CELL,
+        Column("verification", "string", "Name of the verification in the study."),
+        Column("column", "string", "Column of the prompts."),
+        Column("value", "string", "Its value, or the range of a quarter of the prompts."),
+        Column("value_rank", "int", "Order of the values."),
+        *_EXPECTED,
+        *_GAP,
+        *_RELATIVE_GAP,
+        _NUM_PROMPTS,
+    ),
+    ("iteration", "model", "task", "verification", "column", "value"),
+)
+
+OTHER_GAPS = (
+    "generation_verification_gap",
+    "pooled_gap",
+    "best_of_n_gap",
+    "pass_at_n_minus_selected",
+    "pass_at_n_minus_expected",
+    "majority_minus_expected",
+    "pairwise_accuracy_over_chance",
+)
+
+_OTHER_GAPS = TableStage(
+    "other_gaps",
+    "other_gaps",
+    "One of the quantities that are called a gap, under its own name.",
+    (
+        *_CELL,
+        Column("verification", "string", "Name of the verification in the study."),
+        Column("meaning", "string", "Which gap; defined in docs/analysis.md.", choices=OTHER_GAPS),
+        *interval_columns("value", "Its value."),
+    ),
+    ("iteration", "model", "task", "verification", "meaning"),
+)
+
+ANALYSIS_TABLES = (
+    _THRESHOLD_SWEEP,
+    _CROSS_VERIFICATION,
+    _SCALING,
+    _VERIFIER_QUALITY,
+    _VERIFIER_OVERLAP,
+    _DIVERSITY,
+    _DYNAMICS,
+    _BASELINES,
+    _ABLATIONS,
+    _SLICES,
+    _OTHER_GAPS,
+)
 """In the order of the report."""

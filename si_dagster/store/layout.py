@@ -19,7 +19,19 @@ _ITERATION = re.compile(r"iteration_(0|[1-9][0-9]*)")
 _ROW = "::"
 
 ANALYSIS = "analysis"
-ANALYSES = ("threshold_sweep",)
+ANALYSES = (
+    "threshold_sweep",
+    "cross_verification",
+    "scaling",
+    "verifier_quality",
+    "verifier_overlap",
+    "diversity",
+    "dynamics",
+    "baselines",
+    "ablations",
+    "slices",
+    "other_gaps",
+)
 """Stages that follow the loop and lie together, below `<study>/analysis/`."""
 
 

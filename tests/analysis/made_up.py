@@ -1,12 +1,16 @@
 """Samples made up for analyses: utilities and scores of known truth, laid out as if they had been stored."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from si_dagster.analysis.data import ScoredSamples
+from si_dagster.analysis.data import ScoredSamples, StudyData
 from si_dagster.stages.samples import PolicySamples
+from si_dagster.store.artifacts import Store
+from si_dagster.store.layout import Address
 from si_dagster.study import Study, parse_study
 
 
@@ -92,3 +96,62 @@ def noisy(utilities: np.ndarray, noise: float, seed: int) -> np.ndarray:
     """Scores of a verifier: the utility plus normal noise; ungraded samples get noise alone."""
     rng = np.random.default_rng(seed)
     return np.nan_to_num(utilities) + noise * rng.normal(size=utilities.shape)
+
+
+def stored(home: Path, of: Study, *policies: ScoredSamples, slices: Sequence[dict] = ()) -> StudyData:
+    """The samples in a real store, and what an analysis reads of it; `slices` is of the prompts, in order."""
+    store = Store(home)
+    for samples in policies:
+        cell = (of.name, samples.iteration)
+        of_cell = (samples.model, samples.task)
+        prefix = f"{of.name}/iteration_{samples.iteration}/{samples.model}|{samples.task}/"
+        keys = samples.policy.rows.select(
+            "prompt_id",
+            "sample_index",
+            generation_id=pl.format(prefix + "{}/{}", "prompt_id", "sample_index"),
+        ).with_columns(split=pl.lit(samples.split))
+        utilities = pl.concat(
+            [keys, samples.policy.rows.drop("prompt_id", "sample_index")], how="horizontal"
+        ).with_columns(
+            status=pl.when(pl.col("utility").is_null())
+            .then(pl.lit("grader_error"))
+            .otherwise(pl.lit("scored")),
+            rule=pl.lit("made up"),
+            detail=pl.lit(None, dtype=pl.String),
+        )
+        _write(store, Address(*cell, "utilities", *of_cell, samples.split), utilities)
+        for spec in samples.specs:
+            rows = (
+                samples.verifications[spec.name]
+                .drop("generation_id")
+                .join(keys, on=["prompt_id", "sample_index"])
+            )
+            named = rows.with_columns(
+                verification_id=pl.format(
+                    "{}/{}/{}", "generation_id", pl.lit(spec.name), "verification_index"
+                ),
+                verification=pl.lit(spec.name),
+                method=pl.lit(spec.method),
+                verifier=pl.lit("made/up"),
+                verdict=pl.lit(None, dtype=pl.String),
+                reply=pl.lit(None, dtype=pl.String),
+                status=pl.when(pl.col("proxy_utility").is_null())
+                .then(pl.lit("unparsed"))
+                .otherwise(pl.lit("scored")),
+            )
+            _write(store, Address(*cell, "verifications", *of_cell, f"{samples.split}.{spec.name}"), named)
+        if slices:
+            ids = samples.policy.prompt_ids
+            prompts = pl.DataFrame(
+                {"prompt_id": ids, "position": range(len(ids)), "slices": [json.dumps(row) for row in slices]}
+            ).with_columns(
+                split=pl.lit(samples.split), **{c: pl.lit("") for c in ("question", "reference", "prompt")}
+            )
+            _write(store, Address(*cell, "prompts", *of_cell, samples.split), prompts)
+    return StudyData(of, {m.address: store.require(m.address) for m in store.manifests()})
+
+
+def _write(store: Store, address: Address, rows: pl.DataFrame) -> None:
+    with store.open_writer(address, {"made": "up"}, "made up", study_snapshot={}) as writer:
+        writer.write_part(rows)
+        writer.commit(metadata={}, dagster_run_id="test", code_version="1")

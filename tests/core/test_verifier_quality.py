@@ -11,6 +11,7 @@ from si_dagster.core.verifier_quality import (
     acceptance_rates,
     auroc,
     auroc_per_prompt,
+    calibration_error,
     pearson,
     quality_by_difficulty,
     verifier_quality,
@@ -104,3 +105,17 @@ def test_bins_of_difficulty_hold_each_prompt_once_and_add_up_to_the_gap() -> Non
 def test_edge_of_difficulty_belongs_to_the_bin_above() -> None:
     bins = quality_by_difficulty(np.array([1.0, 0.0]), np.zeros(2), np.ones(2), np.array([0, 2]))
     assert [b.low for b in bins if b.num_prompts] == [0.5]
+
+
+def test_calibration_of_honest_bold_and_unreadable_scores() -> None:
+    """Honest: right as often as it says. Bold: it says 1 and is right half of the time."""
+    rng = np.random.default_rng(0)
+    chances, offsets = rng.random(8000), np.arange(1001) * 8
+    utilities = (rng.random(8000) < chances).astype(float)
+    honest = calibration_error(utilities, chances, offsets)
+    assert honest.estimate < 0.03
+    bold = calibration_error(utilities, np.ones(8000), offsets)
+    assert bold.estimate == pytest.approx(1.0 - utilities.mean())
+    assert bold.low < bold.estimate < bold.high
+    assert np.isnan(calibration_error(utilities, 10 * chances, offsets).estimate)  # no probabilities
+    assert np.isnan(calibration_error(utilities, np.full(8000, np.nan), offsets).estimate)

@@ -1,0 +1,147 @@
+"""Baselines: what could stand in the place of a verification, beside its gap.
+
+A random filter that keeps as many of each prompt, the majority vote, which costs nothing, the verification
+itself on fewer generations so that its own cost is paid for, and the filter by ground truth, which is no
+method but the top of the scale and is marked so. It trains nobody.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from si_dagster.analysis.ablations import subsampled_gap
+from si_dagster.analysis.data import BOUNDS, ScoredSamples, StudyData, columns_of, table
+from si_dagster.analysis.table import text_rows
+from si_dagster.core.fingerprint import derive_seed
+from si_dagster.core.intervals import bootstrap_mean, paired_difference
+from si_dagster.core.samples import per_sample, sum_per_prompt
+from si_dagster.core.weighting import best_weights
+from si_dagster.stages.gap_metrics import bootstrap_options
+from si_dagster.store.layout import Address
+from si_dagster.study import VerificationSpec
+
+TITLE = "Baselines at the same cost"
+CARD = """Each verification beside a random filter, the majority vote, itself at equal cost, and the oracle.
+
+Reads: generations and verifications (their cost), utilities of all iterations.
+
+Writes: one row a verification and baseline: its gap, and the advantage of the verification, paired by prompt.
+"""
+READING = """Advantage is the gap of the verification less that of the baseline, paired by prompt. The random
+filter keeps as many answers of each prompt as the verification does; the majority vote keeps the most common
+answer of each prompt. Same cost is the verification on so few generations that generating and verifying them
+costs what generating all n did. The oracle filter reads ground truth: a bound, not a method."""
+
+RANDOM_DRAWS = 16
+"""A single draw of a filter by lot has a gap of its own, of chance; sixteen bring it to a quarter."""
+
+
+def rows(data: StudyData) -> pl.DataFrame:
+    """A row a verification and baseline; columns as the schema of `baselines`."""
+    return table(
+        [
+            row
+            for samples in data.samples()
+            for spec in samples.specs
+            if spec.method not in BOUNDS
+            for row in _of_verification(data, samples, spec)
+        ]
+    )
+
+
+def _of_verification(
+    data: StudyData, samples: ScoredSamples, spec: VerificationSpec
+) -> Iterator[dict[str, Any]]:
+    weights, cost = samples.weights(spec), relative_cost(data, samples, spec)
+    ours, size = samples.gap_per_prompt(weights), int(np.diff(samples.offsets).min())
+    baselines = {
+        "random_filter": (random_filter_gap(samples, weights), size),
+        "majority_vote": (samples.gap_per_prompt(majority_filter(samples)), size),
+        "oracle_filter": (samples.gap_per_prompt(np.nan_to_num(samples.utilities)), size),
+    }
+    affordable = 0 if cost is None else int(size / (1.0 + cost))
+    if affordable:
+        baselines["same_cost"] = (subsampled_gap(samples, spec, affordable).gap, affordable)
+    how = bootstrap_options(samples.study)
+    for name, (gaps, num_generations) in baselines.items():
+        yield {
+            **samples.keys,
+            "verification": spec.name,
+            "baseline": name,
+            "is_oracle": name == "oracle_filter",
+            "num_generations": num_generations,
+            "relative_cost": cost,
+            **columns_of("gap", bootstrap_mean(gaps, **how)),
+            **columns_of("advantage", paired_difference(ours, gaps, **how)),
+        }
+
+
+def random_filter_gap(samples: ScoredSamples, weights: np.ndarray) -> np.ndarray:
+    """gap_x of keeping as many samples of each prompt as have a positive weight, by lot; mean of draws."""
+    num_kept = sum_per_prompt(weights > 0, samples.offsets).astype(np.int64)
+    all_tied = np.zeros(len(weights))  # so that the seed decides
+    seeds = (derive_seed(samples.study.seed, "random_filter", d) for d in range(RANDOM_DRAWS))
+    drawn = (best_weights(all_tied, samples.offsets, num_kept, seed) for seed in seeds)
+    return np.mean([samples.gap_per_prompt(kept) for kept in drawn], axis=0)
+
+
+def majority_filter(samples: ScoredSamples) -> np.ndarray:
+    """Weight 1 for the most common answer of each prompt, or answers where several are; never for none."""
+    answers, offsets = samples.policy.answers, samples.offsets
+    prompts = per_sample(np.arange(len(offsets) - 1), offsets)
+    answered = answers >= 0
+    pairs, inverse, counts = np.unique(
+        prompts[answered] * (answers.max(initial=0) + 1) + answers[answered],
+        return_inverse=True,
+        return_counts=True,
+    )
+    most = np.zeros(len(offsets) - 1, dtype=np.int64)
+    np.maximum.at(most, pairs // (answers.max(initial=0) + 1), counts)
+    weights = np.zeros(len(answers))
+    weights[answered] = counts[inverse] == most[prompts[answered]]
+    return weights
+
+
+def relative_cost(data: StudyData, samples: ScoredSamples, spec: VerificationSpec) -> float | None:
+    """FLOPs of these verifications over those of the generations; `None` where either was not told.
+
+    An artifact that was broken off and resumed tells the cost of its last run alone.
+    """
+    cell = (samples.study.name, samples.iteration)
+    of = (samples.model, samples.task)
+    generated = data.told(Address(*cell, "generations", *of, samples.split), "flops")
+    verified = data.told(Address(*cell, "verifications", *of, f"{samples.split}.{spec.name}"), "flops")
+    return verified / generated if generated and verified is not None else None
+
+
+def shown(rows: pl.DataFrame) -> list[dict[str, str]]:
+    """All baselines, as text; the oracle marked."""
+    marked = rows.with_columns(
+        baseline=pl.when("is_oracle").then(pl.format("{} (oracle)", "baseline")).otherwise("baseline")
+    )
+    headings = {
+        "iteration": "t",
+        "verification": "verification",
+        "baseline": "baseline",
+        "num_generations": "n",
+        "gap": "gap of the baseline",
+        "advantage": "advantage of verification",
+        "relative_cost": "relative cost",
+    }
+    return text_rows(marked, headings)
+
+
+def chart(rows: pl.DataFrame) -> Any:
+    """Advantage over each baseline, a panel an iteration; the oracle is left out of the picture."""
+    from si_dagster.analysis.plots import cell_titles, interval_points
+
+    return interval_points(
+        cell_titles(rows.filter(~pl.col("is_oracle"))),
+        x="baseline",
+        y="advantage",
+        color="verification",
+        column="cell",
+        title="advantage of the verification",
+    )

@@ -1,0 +1,85 @@
+"""Verifier overlap: whether two verifications say the same, in scores and in what they keep.
+
+No ground truth is involved, so agreement may be of a shared fault. The paper found little overlap, which is
+why ensembles help.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import polars as pl
+
+from si_dagster.analysis.data import ScoredSamples, StudyData, columns_of, table
+from si_dagster.analysis.table import text_rows
+from si_dagster.core import overlap
+from si_dagster.stages.gap_metrics import bootstrap_options
+
+TITLE = "Verifier overlap"
+CARD = """Every pair of verifications: correlation of their scores, and overlap of what the study's rule would
+keep by either.
+
+Reads: utilities (for the order of rows alone), verifications of all iterations.
+
+Writes: one row a pair: Pearson, Spearman, Spearman within prompts, Jaccard and what chance would give.
+"""
+READING = """Pearson and Spearman are over all samples, and so partly of easy and hard prompts; Spearman
+within prompts is what filtering lives on. Jaccard is the share of samples both keep of those either keeps;
+by chance is what it would be if both kept as many of each prompt, independently."""
+
+
+def rows(data: StudyData) -> pl.DataFrame:
+    """A row a pair; columns as the schema of `verifier_overlap`."""
+    return table([row for samples in data.samples() for row in _pairs(samples)])
+
+
+def _pairs(samples: ScoredSamples) -> Iterator[dict[str, Any]]:
+    how, offsets = bootstrap_options(samples.study), samples.offsets
+    scores = samples.scores
+    ranks = {name: overlap.ranks_of_all(values) for name, values in scores.items()}
+    kept = {spec.name: samples.weights(spec) > 0 for spec in samples.specs}
+    for a, b in combinations(scores, 2):
+        yield {
+            **samples.keys,
+            "verification": a,
+            "other": b,
+            **columns_of("pearson", overlap.correlation(scores[a], scores[b], offsets, **how)),
+            **columns_of("spearman", overlap.correlation(ranks[a], ranks[b], offsets, **how)),
+            "spearman_per_prompt": overlap.correlation_per_prompt(scores[a], scores[b], offsets),
+            **columns_of("jaccard", overlap.jaccard(kept[a], kept[b], offsets, **how)),
+            "jaccard_by_chance": overlap.jaccard_by_chance(kept[a], kept[b], offsets),
+        }
+
+
+def shown(rows: pl.DataFrame) -> list[dict[str, str]]:
+    """All pairs, as text."""
+    headings = {
+        "iteration": "t",
+        "verification": "verification",
+        "other": "other",
+        "pearson": "Pearson",
+        "spearman": "Spearman",
+        "spearman_per_prompt": "Spearman within prompts",
+        "jaccard": "Jaccard",
+        "jaccard_by_chance": "by chance",
+    }
+    return text_rows(rows, headings)
+
+
+def chart(rows: pl.DataFrame) -> Any:
+    """Spearman within prompts as a matrix, a panel an iteration."""
+    from si_dagster.analysis.plots import cell_titles, heat_map
+
+    labelled = cell_titles(rows).with_columns(
+        label=pl.col("spearman_per_prompt").round(2).cast(pl.String),
+        measure=pl.lit("Spearman within prompts"),
+    )
+    return heat_map(
+        labelled,
+        x="other",
+        y="verification",
+        value="spearman_per_prompt",
+        label="label",
+        column="cell",
+        row="measure",
+    )

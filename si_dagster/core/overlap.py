@@ -1,0 +1,119 @@
+"""How much two verifiers say the same: correlation of their scores, and of what they keep.
+
+Nothing here sees a utility, so agreement may be of the truth or of a shared fault. Intervals resample
+prompts. Samples that either verifier could not be read on are left out of correlations; they are simply not
+kept in overlaps.
+"""
+
+import numpy as np
+
+from si_dagster.core.intervals import Interval, bootstrap_ratio, percentile_interval, resampled_sums
+from si_dagster.core.samples import (
+    divide_or_nan,
+    mean_or_nan,
+    offsets_of_subset,
+    ranks_per_prompt,
+    sum_per_prompt,
+)
+
+
+def correlation(
+    a: np.ndarray, b: np.ndarray, offsets: np.ndarray, num_resamples: int, confidence: float, seed: int
+) -> Interval:
+    """Pearson correlation over all samples where both are known; NaN where either is constant.
+
+    Args:
+        a: Scores, NaN if unparsed; shape (num_samples,).
+        b: The same samples.
+        offsets: Shape (num_prompts + 1,).
+        num_resamples: At least 1000.
+        confidence: In (0, 1).
+        seed: Of the resamples.
+
+    Examples:
+        >>> a, offsets = np.array([1.0, 2.0, 3.0, np.nan]), np.array([0, 2, 4])
+        >>> correlation(a, -a, offsets, 1000, 0.95, 0)
+        Interval(estimate=-1.0, low=-1.0, high=-1.0)
+    """
+    known = ~(np.isnan(a) | np.isnan(b))
+    offsets = offsets_of_subset(known, offsets)
+    a, b = a[known], b[known]
+    if a.size:  # centred first: sums of squares of far-off means lose digits
+        a, b = a - a.mean(), b - b.mean()
+    moments = np.column_stack(
+        [sum_per_prompt(values, offsets) for values in (np.ones(a.size), a, b, a * a, b * b, a * b)]
+    )
+    estimate = _correlation_of(moments.sum(axis=0)[None, :])[0]
+    draws = _correlation_of(resampled_sums(moments, num_resamples, seed))
+    return percentile_interval(float(estimate), draws, confidence)
+
+
+def _correlation_of(moments: np.ndarray) -> np.ndarray:
+    """From sums of 1, a, b, a², b², ab; shape (num_draws,)."""
+    count, a, b, aa, bb, ab = moments.T
+    spread = (count * aa - a * a) * (count * bb - b * b)
+    return np.clip(divide_or_nan(count * ab - a * b, np.sqrt(np.maximum(spread, 0.0))), -1.0, 1.0)
+
+
+def ranks_of_all(scores: np.ndarray) -> np.ndarray:
+    """Rank of each score among those of all prompts; NaN stays NaN. Pearson of these is Spearman."""
+    return ranks_per_prompt(scores, np.array([0, len(scores)]))
+
+
+def correlation_per_prompt(a: np.ndarray, b: np.ndarray, offsets: np.ndarray) -> float:
+    """Mean over prompts of the Spearman correlation within; prompts where it is undefined are left out.
+
+    Examples:
+        >>> a, b = np.array([1.0, 2.0, 5.0, 5.0]), np.array([0.1, 0.9, 0.3, 0.4])
+        >>> correlation_per_prompt(a, b, np.array([0, 2, 4]))
+        1.0
+    """
+    known = ~(np.isnan(a) | np.isnan(b))
+    offsets = offsets_of_subset(known, offsets)
+    a, b = (ranks_per_prompt(values[known], offsets) for values in (a, b))
+    moments = [sum_per_prompt(values, offsets) for values in (np.ones(a.size), a, b, a * a, b * b, a * b)]
+    return mean_or_nan(_correlation_of(np.column_stack(moments)))
+
+
+def jaccard(
+    kept: np.ndarray,
+    other: np.ndarray,
+    offsets: np.ndarray,
+    num_resamples: int,
+    confidence: float,
+    seed: int,
+) -> Interval:
+    """Samples that both keep over samples that either keeps, summed over prompts.
+
+    Args:
+        kept: bool, shape (num_samples,).
+        other: bool, same samples.
+        offsets: Shape (num_prompts + 1,).
+        num_resamples: At least 1000.
+        confidence: In (0, 1).
+        seed: Of the resamples.
+
+    Examples:
+        >>> kept, other = np.array([True, True, False]), np.array([True, False, False])
+        >>> jaccard(kept, other, np.array([0, 3]), 1000, 0.95, 0).estimate
+        0.5
+    """
+    both, either = sum_per_prompt(kept & other, offsets), sum_per_prompt(kept | other, offsets)
+    return bootstrap_ratio(both, either, num_resamples, confidence, seed)
+
+
+def jaccard_by_chance(kept: np.ndarray, other: np.ndarray, offsets: np.ndarray) -> float:
+    """What `jaccard` would be if both kept as many of each prompt as they do, but independently.
+
+    Examples:
+        Two of four and two of four: 2 · 2 / 4 = 1 expected in both, 2 + 2 - 1 = 3 in either:
+
+        >>> kept = np.array([True, True, False, False])
+        >>> round(jaccard_by_chance(kept, kept, np.array([0, 4])), 6)
+        0.333333
+    """
+    sizes = np.diff(offsets)
+    a, b = sum_per_prompt(kept, offsets), sum_per_prompt(other, offsets)
+    both = np.nan_to_num(divide_or_nan(a * b, sizes)).sum()
+    either = float(a.sum() + b.sum() - both)
+    return float(both) / either if either else float("nan")

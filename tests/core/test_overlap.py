@@ -1,0 +1,62 @@
+"""Agreement of verifiers: against numpy, of copies, of strangers, and with samples that could not be read."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from si_dagster.core.overlap import (
+    correlation,
+    correlation_per_prompt,
+    jaccard,
+    jaccard_by_chance,
+    ranks_of_all,
+)
+
+OFFSETS = np.arange(201) * 8
+HOW = (1000, 0.95, 0)
+
+
+def pair(shared: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Scores that share a part of their variance, and the difficulty of their prompts."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=1600)
+    return tuple(shared * common + np.sqrt(1 - shared**2) * rng.normal(size=1600) for _ in range(2))  # type: ignore[return-value]
+
+
+def test_pearson_and_spearman_equal_scipys() -> None:
+    a, b = pair(0.6)
+    a[:5] = np.nan
+    known = slice(5, None)
+    assert correlation(a, b, OFFSETS, *HOW).estimate == pytest.approx(np.corrcoef(a[known], b[known])[0, 1])
+    ranked = correlation(ranks_of_all(a[known]), ranks_of_all(b[known]), np.array([0, 1595]), *HOW)
+    assert ranked.estimate == pytest.approx(stats.spearmanr(a[known], b[known]).statistic)
+    within = [stats.spearmanr(a[i : i + 8], b[i : i + 8]).statistic for i in range(8, 1600, 8)]
+    first = stats.spearmanr(a[5:8], b[5:8]).statistic
+    assert correlation_per_prompt(a, b, OFFSETS) == pytest.approx(np.mean([first, *within]))
+
+
+def test_the_interval_of_a_correlation_holds_the_truth() -> None:
+    held = 0
+    for seed in range(60):
+        found = correlation(*pair(0.5, seed), OFFSETS, *HOW)
+        held += found.low <= 0.25 <= found.high
+    assert held >= 52  # .95 · 60 = 57, standard deviation 1.7
+
+
+def test_copies_agree_wholly_and_strangers_as_chance_says() -> None:
+    a, b = pair(0.0)
+    kept, other = a > 0.5, b > 0.5
+    assert jaccard(kept, kept, OFFSETS, *HOW).estimate == 1.0
+    strangers = jaccard(kept, other, OFFSETS, *HOW)
+    assert strangers.low < jaccard_by_chance(kept, other, OFFSETS) < strangers.high
+    assert correlation(a, np.ones(1600), OFFSETS, *HOW).estimate != correlation(a, a, OFFSETS, *HOW).estimate
+    assert np.isnan(correlation(a, np.ones(1600), OFFSETS, *HOW).estimate)
+
+
+def test_nothing_kept_and_nothing_read_are_unknown() -> None:
+    none = np.zeros(16, dtype=bool)
+    offsets = np.array([0, 8, 16])
+    assert np.isnan(jaccard(none, none, offsets, *HOW).estimate)
+    assert np.isnan(jaccard_by_chance(none, none, offsets))
+    unread = np.full(16, np.nan)
+    assert np.isnan(correlation(unread, unread, offsets, *HOW).estimate)
