@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from si_dagster.analysis import sharpening
 from si_dagster.analysis.catalogue import ANALYSES
 from si_dagster.analysis.data import StudyData
 from si_dagster.plan import Plan
@@ -56,6 +57,21 @@ def study_data(study: Study, analysis: str, store: Store) -> StudyData:
 def analysis_rows(study: Study, analysis: str, store: Store) -> pl.DataFrame:
     """The table of one analysis, made anew from stored rows."""
     return ANALYSES[analysis].load().rows(study_data(study, analysis, store))
+
+
+def sharpening_rows(study: Study, greedy: Study | None, store: Store) -> pl.DataFrame:
+    """Likeliest answers, greedy decoding and coverage by iteration; see `analysis.sharpening`.
+
+    Raises:
+        StudyError: If nothing of either study is stored, or the first has no log-likelihoods.
+    """
+    # What the sweep may read is what is needed: utilities and verifications of evaluation prompts.
+    data, other = (s and study_data(s, "threshold_sweep", store) for s in (study, greedy))
+    assert data is not None
+    found = sharpening.rows(data, other)
+    if found.is_empty():
+        raise StudyError(f"{study.name!r} has no verification by {sharpening.METHOD}: add it to the study")
+    return found
 
 
 @dataclass(frozen=True)
