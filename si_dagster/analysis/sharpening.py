@@ -19,10 +19,10 @@ from si_dagster.core.weighting import best_of_n_weights
 from si_dagster.study import Study
 
 METHOD = "log_likelihood"
-READING = """J is the expected utility on evaluation prompts, `likeliest` that of the likeliest of the N answers
-by the policy's own log-likelihood (what best-of-N distillation trains on), `greedy` that of decoding at
-temperature 0. 1/pi(y*) is the mean over prompts of the inverse probability of the likeliest answer found, the
-coverage coefficient of arXiv 2412.01951, and its median: about how many draws find that answer. It errs
+READING = """J is the expected utility on evaluation prompts, `likeliest` that of the likeliest of the N
+answers by the policy's own log-likelihood (what best-of-N distillation trains on), `greedy` that of decoding
+at temperature 0. 1/pi(y*) is the mean over prompts of the inverse probability of the likeliest answer found,
+the coverage coefficient of arXiv 2412.01951, and its median: about how many draws find that answer. It errs
 upwards."""
 
 
