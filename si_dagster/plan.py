@@ -212,7 +212,7 @@ class Plan:
         else:
             fields = {
                 "seed": self.study.seed,
-                "model": {"pretrain": model.pretrain.model_dump(mode="json")},
+                "model": {"pretrain": model.pretrain.recipe_fields()},
                 "task": self._task_fields(cell[1]),
             }
         return self._node(self.address("base_checkpoint", None, cell), fields)

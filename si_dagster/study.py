@@ -63,6 +63,13 @@ class PretrainRecipe(Spec):
     are always right. A policy of such text knows more than it says, which self-improvement lives on."""
     clean_fraction: float = Field(default=0.0, ge=0, le=1)
     """Share of the steps, from the first, whose worked answers are all right."""
+    group_by_length: bool = False
+    """Batch examples of like length together, within windows of 16 batches: less padding where methods of
+    verification have texts of unlike length."""
+
+    def recipe_fields(self) -> dict[str, Any]:
+        """What changes the weights: all fields, `group_by_length` where it is on."""
+        return self.model_dump(mode="json", exclude=set() if self.group_by_length else {"group_by_length"})
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:

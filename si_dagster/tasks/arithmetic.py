@@ -2,8 +2,8 @@
 
 Catalogue card
     Source: made by rule, no file: a first number of one or two digits, then operands 1 to 9 that are added or
-        subtracted, with every running total in 0 to 99. Answers are worked, total by total: 27+8-6+9 is
-        35;29#38, the number behind # being the answer.
+        subtracted, with every running total in 0 to 99 (option `largest`). Answers are worked, total by
+        total: 27+8-6+9 is 35;29#38, the number behind # being the answer.
     Size: 25 million expressions of 3 to 6 terms.
     Splits: by a hash of the expression: eval 1/8, train 3/8, pre-training text 1/2; none is in two.
     Utility: 1 where the answer equals the value of the expression. Flexible reading takes the number behind
@@ -120,6 +120,7 @@ class Arithmetic(PicoTask):
     Args:
         min_terms: Fewest numbers of an expression, at least 3.
         max_terms: Most numbers of an expression, at most 9.
+        largest: Largest running total, 20 to 99.
         methods: Verification methods that the pre-training text teaches.
     """
 
@@ -132,13 +133,21 @@ class Arithmetic(PicoTask):
         _example("90-5+4", "85#90"),
     )
 
-    def __init__(self, min_terms: int = 3, max_terms: int = 6, methods: Sequence[str] = METHODS) -> None:
+    def __init__(
+        self,
+        min_terms: int = 3,
+        max_terms: int = 6,
+        largest: int = LARGEST,
+        methods: Sequence[str] = METHODS,
+    ) -> None:
         if not 3 <= min_terms <= max_terms <= MOST_TERMS:
             raise TaskDataError(
                 f"arithmetic: min_terms is {min_terms} and max_terms {max_terms}; "
                 f"allowed are 3 to {MOST_TERMS}, in order"
             )
-        self.min_terms, self.max_terms = min_terms, max_terms
+        if not 20 <= largest <= LARGEST:
+            raise TaskDataError(f"arithmetic: largest is {largest}, allowed are 20 to {LARGEST}")
+        self.min_terms, self.max_terms, self.largest = min_terms, max_terms, largest
         self.methods = taught_methods(self.name, methods)
 
     def rows(self, split: Split, num_rows: int, seed: int) -> list[TaskRow]:
@@ -171,11 +180,11 @@ class Arithmetic(PicoTask):
         return kept
 
     def _draw(self, rng: np.random.Generator) -> str:
-        total = int(rng.integers(1, LARGEST + 1))
+        total = int(rng.integers(1, self.largest + 1))
         expression = str(total)
         for _ in range(int(rng.integers(self.min_terms, self.max_terms + 1)) - 1):
             number = int(rng.integers(1, 10))
-            signs = [s for s, fits in (("+", total + number <= LARGEST), ("-", total >= number)) if fits]
+            signs = [s for s, fits in (("+", total + number <= self.largest), ("-", total >= number)) if fits]
             sign = signs[int(rng.integers(len(signs)))]
             total += number if sign == "+" else -number
             expression += f"{sign}{number}"

@@ -9,6 +9,7 @@ twice but by chance. It does not evaluate the policy; what it can do is measured
 import json
 import os
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 IGNORED = -100
 CURVE_POINTS = 50
 BETAS = (0.9, 0.98)
+WINDOW_BATCHES = 16
 
 
 def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
@@ -131,6 +133,8 @@ def token_batches(spec: PretrainSpec, tokenizer: Any) -> list[tuple["torch.Tenso
     encoded = tokenizer([prompt + completion + ends for prompt, completion in example_pairs(spec, task)])[
         "input_ids"
     ]
+    if recipe.group_by_length:
+        encoded = [encoded[i] for i in grouped_by_length([len(row) for row in encoded], size, spec.seed)]
     batches = []
     for first in range(0, len(encoded), size):
         rows = encoded[first : first + size]
@@ -140,6 +144,25 @@ def token_batches(spec: PretrainSpec, tokenizer: Any) -> list[tuple["torch.Tenso
             ids[i, : len(row)] = targets[i, : len(row)] = row
         batches.append((torch.from_numpy(ids), torch.from_numpy(targets)))
     return batches
+
+
+def grouped_by_length(lengths: Sequence[int], batch_size: int, seed: int) -> list[int]:
+    """An order in which examples of like length share a batch, near where they were.
+
+    Windows of 16 batches are sorted by length and cut into batches, which are shuffled.
+
+    Examples:
+        >>> grouped_by_length([5, 1, 5, 1], 2, seed=0)
+        [1, 3, 0, 2]
+    """
+    rng = np.random.default_rng(seed)
+    order: list[int] = []
+    for start in range(0, len(lengths), WINDOW_BATCHES * batch_size):
+        window = range(start, min(start + WINDOW_BATCHES * batch_size, len(lengths)))
+        ranked = sorted(window, key=lambda index: lengths[index])
+        batches = [ranked[first : first + batch_size] for first in range(0, len(ranked), batch_size)]
+        order += [index for place in rng.permutation(len(batches)) for index in batches[place]]
+    return order
 
 
 def next_token_loss(logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":

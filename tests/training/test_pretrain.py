@@ -7,7 +7,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from si_dagster.tasks.catalogue import load_task
 from si_dagster.tasks.sudoku4 import is_solution, to_cells
 from si_dagster.training.pico import character_tokenizer
-from si_dagster.training.pretrain import IGNORED, example_pairs, loss_curve, pretrain, token_batches
+from si_dagster.training.pretrain import (
+    IGNORED,
+    example_pairs,
+    grouped_by_length,
+    loss_curve,
+    pretrain,
+    token_batches,
+)
 from si_dagster.training.reporting import Reporter
 from si_dagster.training.specs import PretrainSpec
 
@@ -64,6 +71,26 @@ def test_padding_is_neither_counted_nor_learned(tmp_path):
         assert (targets[~padding] == ids[~padding]).all()
         mixed += bool(padding.any())
     assert mixed
+
+
+def test_grouping_by_length_moves_examples_and_loses_none(tmp_path):
+    recipe = {"verification_fraction": 0.5, "per_device_train_batch_size": 8, "max_steps": 20}
+    plain, grouped = (
+        token_batches(
+            PretrainSpec.read(spec_file(tmp_path / str(by), **recipe, group_by_length=by)),
+            character_tokenizer(),
+        )
+        for by in (False, True)
+    )
+
+    def examples(batches):
+        return sorted(tuple(row[row != IGNORED].tolist()) for _, targets in batches for row in targets)
+
+    assert examples(plain) == examples(grouped)
+    slots = [sum(ids.numel() for ids, _ in batches) for batches in (plain, grouped)]
+    assert slots[1] < slots[0]  # of 35 and 37 tokens, mixed or apart
+    first = grouped_by_length([1, 2] * 16, 4, seed=3)
+    assert first == grouped_by_length([1, 2] * 16, 4, seed=3) != grouped_by_length([1, 2] * 16, 4, seed=4)
 
 
 def test_checkpoint_and_result_lie_in_the_output_folder_alone(tmp_path):
