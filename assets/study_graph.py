@@ -4,6 +4,8 @@ Dagster allows no cycle over asset keys, so each iteration has keys of its own; 
 partitions. The edges come from the plan, which also makes the fingerprints and the lineage.
 """
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from assets import (
@@ -43,7 +45,7 @@ from assets.stage_asset import (
 )
 from resources.store import StoreResource
 from si_dagster.analysis.catalogue import ANALYSES
-from si_dagster.plan import SUMMARIES, Plan, asset_path
+from si_dagster.plan import SUMMARIES, Node, Plan, asset_path
 from si_dagster.store.layout import Address
 from si_dagster.study import Study
 
@@ -72,9 +74,9 @@ def study_definitions(study: Study) -> dg.Definitions:
     """Assets, checks, job and schedule of one study; resources are bound by the code location."""
     plan = Plan(study)
     assets = [
-        stage_asset(plan, STAGES[stage], path, _automation(stage))
-        for path, (node, *_) in plan.assets.items()
-        if (stage := node.address.stage) not in SUMMARIES
+        stage_asset(plan, STAGES[nodes[0].address.stage], path, _automation(nodes))
+        for path, nodes in plan.assets.items()
+        if nodes[0].address.stage not in SUMMARIES
     ]
     checks = [
         check(plan, iteration)
@@ -92,8 +94,8 @@ def study_definitions(study: Study) -> dg.Definitions:
     )
 
 
-def _automation(stage: str) -> dg.AutomationCondition:
-    return when_missing() if stage in ("prompts", "base_checkpoint") else when_inputs_are_good()
+def _automation(nodes: Sequence[Node]) -> dg.AutomationCondition:
+    return when_inputs_are_good() if any(node.inputs for node in nodes) else when_missing()
 
 
 def analysis_asset(plan: Plan, name: str) -> dg.AssetsDefinition:

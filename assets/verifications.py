@@ -37,6 +37,8 @@ def materialize(run: StageRun) -> dict[str, Any]:
     role = "verifier" if "verifier" in run.node.inputs else "utilities"
     batch = Batch(run.task, run.style_of(role), **batch_fields(run.verification, run.seed))
     shown = first_prompt(prompts, generations, method, batch)
+    if shown and run.style_of(role) == "chat":
+        shown = run.chat_template(role).render(shown)
     run.context.log.info(f"first prompt as the verifier reads it:\n{shown or 'none: nothing is asked'}")
     missing = missing_generations(
         generations, run.writer.existing(["generation_id"])["generation_id"].unique()
@@ -86,4 +88,4 @@ def _verifier(run: StageRun, method: VerificationMethod) -> Iterator[tuple[Engin
         yield None, {}
         return
     with run.engine_cost("verifier") as (engine, cost):
-        yield engine, cost
+        yield run.spoken(engine, "verifier"), cost

@@ -20,6 +20,7 @@ from resources.trainer import TrainerResource
 from si_dagster.engines.base import Engine
 from si_dagster.plan import Node, Plan
 from si_dagster.stages.base_checkpoint import checkpoint_folder
+from si_dagster.stages.chat import ChatEngine, ChatTemplate, load_chat_template
 from si_dagster.store.artifacts import Artifact, Store, Writer
 from si_dagster.study import ModelSpec, Study, VerificationSpec
 from si_dagster.tasks.base import PromptStyle, Task
@@ -107,6 +108,15 @@ class StageRun:
         kind = self._engine.kind_for(self.study.scripted)
         self.context.log.info(f"starting the {kind} engine on {self.node.inputs[role].artifact_id}")
         return self._engine.load(kind, self.checkpoint(role), trusted)
+
+    def chat_template(self, role: str) -> ChatTemplate:
+        """The chat template of the policy of that role."""
+        trusted = self.study.model(self.node.inputs[role].model or "").trust_remote_code
+        return load_chat_template(self.checkpoint(role), trusted)
+
+    def spoken(self, engine: Engine, role: str) -> Engine:
+        """The engine of that role, spoken to as its policy is: a chat model through its chat template."""
+        return ChatEngine(engine, self.chat_template(role)) if self.style_of(role) == "chat" else engine
 
     @contextmanager
     def engine_cost(self, role: str) -> Iterator[tuple[Engine, dict[str, Any]]]:

@@ -88,15 +88,23 @@ def show(
     split: Annotated[Split, typer.Option(help="Which split.")] = "eval",
     style: Annotated[PromptStyle, typer.Option(help="How the policy is spoken to.")] = "text",
     completion: Annotated[str | None, typer.Option(help="What verification prompts judge.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a chat model, whose chat template is applied; with --style chat."),
+    ] = None,
     option: Options = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a task: its card, and one row as every role reads it."""
+    from si_dagster.stages.chat import load_chat_template
     from si_dagster.tasks.showing import EXAMPLE_COMPLETION, card, rendered_prompts, row_at
 
     task = task_with(name, option)
     found = row_at(task, split, row)
-    prompts = rendered_prompts(task, found, style, completion or EXAMPLE_COMPLETION)
+    if model is not None and style != "chat":
+        raise ValueError("--model applies a chat template: it goes with --style chat")
+    render = load_chat_template(model).render if model else str
+    prompts = rendered_prompts(task, found, style, completion or EXAMPLE_COMPLETION, render)
     if as_json:
         _print_json(
             {

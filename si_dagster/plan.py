@@ -17,7 +17,7 @@ from si_dagster.analysis.catalogue import ANALYSES, Analysis
 from si_dagster.core.fingerprint import derive_seed, digest, fingerprint, flatten
 from si_dagster.store.layout import Address
 from si_dagster.study import BASE, SELF, ModelSpec, Study, VerificationSpec
-from si_dagster.tasks.base import DealsRows, PromptStyle, ReadsFiles, Split, Task, TaskRow
+from si_dagster.tasks.base import DealsRows, MakesPrompts, PromptStyle, ReadsFiles, Split, Task, TaskRow
 from si_dagster.tasks.catalogue import load_task
 from si_dagster.verification.base import VerificationMethod
 from si_dagster.verification.catalogue import load_method
@@ -132,7 +132,10 @@ class Plan:
 
     def gate(self, stage: str, iteration: int | None) -> int | None:
         """The iteration whose gap this stage waits for, if any."""
-        return iteration - 1 if stage == "generations" and iteration else None
+        waiting = {"generations"}
+        if any(isinstance(self.task(task.name), MakesPrompts) for task in self.study.tasks):
+            waiting.add("prompts")
+        return iteration - 1 if stage in waiting and iteration else None
 
     def descendants(self, stage: str) -> set[Address]:
         """Everything that reads a stage, directly or through others; gates are not reading."""
@@ -226,11 +229,18 @@ class Plan:
             "template": _template_digest(task, style),
             f"splits.{split}": getattr(study.splits, split),
         }
+        inputs = {}
         if fresh and isinstance(task, DealsRows):
             fields |= {"seed": study.seed, "deal": iteration}
         else:
             fields["seed"] = derive_seed(study.seed, "prompts", iteration) if fresh else study.seed
-        return self._node(self.address("prompts", iteration, cell, split), fields)
+        if style == "chat":
+            inputs["tokenizer"] = self.address("base_checkpoint", None, cell)
+        if split == "train" and isinstance(task, MakesPrompts):
+            inputs["policy"] = self.policy(iteration if fresh else 0, cell)
+            fields["voting"] = study.generation.model_dump(mode="json", exclude={"n", "seed"})
+            fields["bait"] = digest(task.bait_prompt(style))[:16]
+        return self._node(self.address("prompts", iteration, cell, split), fields, inputs)
 
     def _generations(self, iteration: int, cell: tuple[str, str], split: Split) -> Node:
         generation = self.study.generation.model_dump(mode="json")

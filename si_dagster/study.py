@@ -92,7 +92,8 @@ class ModelSpec(Spec):
     revision: str | None = None
     """Commit of a Hugging Face id; without it the newest, whose bytes are recorded all the same."""
     prompt_style: Literal["pico", "text", "chat"] | None = None
-    """How prompts are written; default `pico` for `pretrain`, `text` for `path`."""
+    """How prompts are written; default `pico` for `pretrain`, `text` for `path`. `chat` goes through the chat
+    template of the model, few-shot examples as turns."""
     family: str = ""
     """Models of one family lie on one line of the scaling analysis; default: `pico`, or the letters that the
     name begins with."""
@@ -107,8 +108,8 @@ class ModelSpec(Spec):
             raise ValueError(
                 "give exactly one of `pretrain` (a recipe) and `path` (a Hugging Face id or folder)"
             )
-        if self.prompt_style == "chat":
-            raise ValueError("prompt_style: chat templates are not applied yet, so chat is refused; use text")
+        if self.prompt_style == "chat" and self.path is None:
+            raise ValueError("prompt_style: chat takes the chat template of a model given by `path`")
         if self.revision is not None and self.path is None:
             raise ValueError("`revision` goes with `path`")
         if self.pretraining_flops is not None and self.path is None:

@@ -4,14 +4,23 @@ It does not shuffle, balance or deduplicate: which rows a split holds is the tas
 """
 
 import json
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
 from si_dagster.tasks.base import DealsRows, PromptStyle, Split, Task, TaskRow
 
+Render = Callable[[str], str]
+
 
 def prompt_table(
-    task: Task, split: Split, num_rows: int, seed: int, style: PromptStyle, deal: int | None = None
+    task: Task,
+    split: Split,
+    num_rows: int,
+    seed: int,
+    style: PromptStyle,
+    deal: int | None = None,
+    render: Render = str,
 ) -> pl.DataFrame:
     """The prompts of one split.
 
@@ -22,6 +31,7 @@ def prompt_table(
         seed: Decides which rows, where the task has more than asked for.
         style: How the policy is spoken to.
         deal: Which hand of a finite pool is drawn, for a task that deals; by default the first.
+        render: Turns a prompt of the task into what the policy reads: the chat template of a tuned model.
 
     Returns:
         One row a prompt, columns as the schema of `prompts`.
@@ -30,10 +40,15 @@ def prompt_table(
         TaskDataError: If the task has no data or fewer rows.
     """
     if deal is None:
-        rows = task.rows(split, num_rows, seed)
-    else:
-        assert isinstance(task, DealsRows)
-        rows = task.dealt_rows(split, num_rows, seed, deal)
+        return rendered_table(task, split, task.rows(split, num_rows, seed), style, render)
+    assert isinstance(task, DealsRows)
+    return rendered_table(task, split, task.dealt_rows(split, num_rows, seed, deal), style, render)
+
+
+def rendered_table(
+    task: Task, split: Split, rows: Sequence[TaskRow], style: PromptStyle, render: Render = str
+) -> pl.DataFrame:
+    """Rows of a task as prompts; see `prompt_table`."""
     return pl.DataFrame(
         {
             "prompt_id": [f"{split}-{row.prompt_id.removeprefix(f'{split}-')}" for row in rows],
@@ -41,7 +56,7 @@ def prompt_table(
             "position": list(range(len(rows))),
             "question": [row.question for row in rows],
             "reference": [row.reference for row in rows],
-            "prompt": [task.generation_prompt(row, style) for row in rows],
+            "prompt": [render(task.generation_prompt(row, style)) for row in rows],
             "slices": [json.dumps(row.columns, sort_keys=True) for row in rows],
         }
     )

@@ -138,6 +138,34 @@ class DealsRows(Protocol):
 
 
 @runtime_checkable
+class MakesPrompts(Protocol):
+    """A task whose training prompts the policy makes up; its evaluation prompts are given."""
+
+    num_votes: int
+    """Answers a made-up question gets; the most frequent one becomes its reference."""
+
+    def bait_prompt(self, style: PromptStyle) -> str:
+        """The text by which a policy is brought to make up a question."""
+        ...
+
+    def bait_stop(self, style: PromptStyle) -> tuple[str, ...]:
+        """Where a made-up question ends, beside the end token."""
+        ...
+
+    def shown_questions(self) -> list[str]:
+        """Questions that none made up may nearly repeat: those for evaluation, and the examples."""
+        ...
+
+    def made_question(self, completion: str) -> str | None:
+        """The question in what the policy made up; `None` where there is none."""
+        ...
+
+    def made_row(self, question: str, reference: str, agreement: float) -> TaskRow:
+        """A training row of a made-up question and the answer its votes agree on most."""
+        ...
+
+
+@runtime_checkable
 class ReadsFiles(Protocol):
     """A task whose rows come from local files: their bytes, not their place, belong to the fingerprint."""
 

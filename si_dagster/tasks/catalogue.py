@@ -13,6 +13,7 @@ from si_dagster.tasks.base import Task
 
 TASK_CLASSES = {
     "arithmetic": ("si_dagster.tasks.arithmetic", "Arithmetic"),
+    "crescent": ("si_dagster.tasks.crescent", "Crescent"),
     "custom": ("si_dagster.tasks.custom", "Custom"),
     "facts": ("si_dagster.tasks.facts", "Facts"),
     "gsm8k": ("si_dagster.tasks.gsm8k", "Gsm8k"),
@@ -48,8 +49,8 @@ def load_task(name: str, options: Mapping[str, Any]) -> Task:
         >>> load_task("chess", {})
         Traceback (most recent call last):
         ...
-        si_dagster.tasks.catalogue.TaskOptionError: no task 'chess': allowed are arithmetic, custom, facts, \
-gsm8k, math, mbpp, nq_open, sudoku4, svamp
+        si_dagster.tasks.catalogue.TaskOptionError: no task 'chess': allowed are arithmetic, crescent, \
+custom, facts, gsm8k, math, mbpp, nq_open, sudoku4, svamp
     """
     if name not in TASK_CLASSES:
         raise TaskOptionError(f"no task {name!r}: allowed are {', '.join(task_names())}")

@@ -106,6 +106,37 @@ def contaminated(
     return found
 
 
+class Novelty:
+    """Admits texts one by one: none that nearly repeats a given one or one admitted before.
+
+    >>> novelty = Novelty(["Tom has 3 red pens and 4 blue caps, how many things?"])
+    >>> [novelty.admits(text) for text in ("tom has 3 red pens and 4 blue caps, how many?", "Ann?", "Ann?")]
+    [False, True, False]
+    """
+
+    def __init__(self, given: Sequence[str], similarity: float = SIMILARITY) -> None:
+        self._similarity = similarity
+        self._held: list[frozenset[tuple[str, ...]]] = []
+        self._where: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for text in given:
+            self._keep(word_ngrams(text, NGRAM_SIZE))
+
+    def admits(self, text: str) -> bool:
+        """Whether a text is new; if so, it is kept."""
+        grams = word_ngrams(text, NGRAM_SIZE)
+        shared = Counter(other for gram in grams for other in self._where.get(gram, ()))
+        for other, count in shared.items():
+            if count / (len(grams) + len(self._held[other]) - count) >= self._similarity:
+                return False
+        self._keep(grams)
+        return True
+
+    def _keep(self, grams: frozenset[tuple[str, ...]]) -> None:
+        self._held.append(grams)
+        for gram in grams:
+            self._where[gram].append(len(self._held) - 1)
+
+
 def distinct(texts: Sequence[str], cap: int | None = None, similarity: float = SIMILARITY) -> list[int]:
     """Indices of the texts to keep of one prompt: no two nearly the same, at most `cap`, the first ones win.
 

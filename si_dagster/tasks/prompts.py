@@ -1,15 +1,16 @@
 """Prompt texts of data set tasks: templates by name, few-shot examples, and untrusted text made harmless.
 
 Templates are files under `si_dagster/templates/tasks/<task>/`, with those of `common/` where a task has none
-of its own. It renders text only: special tokens and chat markup are the engine's.
+of its own. It renders text only: special tokens and chat markup come from the chat template of a model.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import cycle
 from typing import Any
 
 from si_dagster.core.verdict import neutralised
@@ -18,6 +19,7 @@ from si_dagster.tasks.base import PromptStyle, TaskDataError
 METHODS = ("multiple_choice", "cot_binary", "cot_score", "tournament")
 """Verification methods that data set tasks have prompts for."""
 
+_Slots = Mapping[str, str]
 _SLOT = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -81,11 +83,74 @@ def fill(text: str, **values: str) -> str:
     return _SLOT.sub(lambda match: values.get(match[1], match[0]), text)
 
 
+class Conversation(str):
+    """A prompt in turns: user, assistant, user, and so on; the last one is the user's.
+
+    As a string it is a transcript, for people and fingerprints. What a tuned model reads is made from `turns`
+    by its own chat template; see `stages.chat`.
+
+    >>> print(Conversation(["2 + 2?", "4", "2 + 3?"]))
+    user:
+    2 + 2?
+    <BLANKLINE>
+    assistant:
+    4
+    <BLANKLINE>
+    user:
+    2 + 3?
+    """
+
+    turns: tuple[str, ...]
+
+    def __new__(cls, turns: Iterable[str]) -> "Conversation":
+        """From what is said, in order."""
+        kept = tuple(turns)
+        roles = cycle(("user", "assistant"))
+        found = super().__new__(
+            cls, "\n\n".join(f"{role}:\n{turn}" for role, turn in zip(roles, kept, strict=False))
+        )
+        found.turns = kept
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Conversation, (self.turns,)
+
+
+def _prompt(task: str, name: str, style: PromptStyle, shots: Sequence[_Slots], asked: _Slots) -> str:
+    """Examples, then what is asked: turns of a conversation, or one text.
+
+    In a conversation the template of an example is the assistant's turn; in a text it holds both sides.
+    """
+    ask, shown = (
+        template(task, f"{name}.{style}"),
+        template(task, f"{_EXAMPLE.get(name, f'{name}.example')}.{style}"),
+    )
+    if style == "chat":
+        turns = [fill(side, **shot) for shot in shots for side in (ask, shown)]
+        return Conversation([*turns, fill(ask, **asked)])
+    return fill(ask, fewshot="".join(fill(shown, **shot) for shot in shots), **asked)
+
+
+_EXAMPLE = {"generation": "example"}
+
+
 def generation_text(task: str, question: str, examples: tuple[Example, ...], style: PromptStyle) -> str:
     """The prompt a policy answers: few-shot examples, then the question."""
-    shown = template(task, f"example.{style}")
-    shots = "".join(fill(shown, question=e.question, solution=e.solution) for e in examples)
-    return fill(template(task, f"generation.{style}"), fewshot=shots, question=question)
+    shots = [{"question": e.question, "solution": e.solution} for e in examples]
+    return _prompt(task, "generation", style, shots, {"question": question})
+
+
+def bait_text(task: str, questions: Sequence[str], style: PromptStyle) -> str:
+    """The prompt by which a policy is brought to make up one more question like these.
+
+    Raises:
+        TaskDataError: If the task has no such prompt in the style, or no question to show.
+    """
+    if not questions and style == "text":
+        raise TaskDataError(f"task {task}: few-shot questions are needed to bait a base model with")
+    shown = "".join(f"Question: {question}\n\n" for question in questions)
+    text = fill(template(task, f"bait.{style}"), fewshot=shown)
+    return Conversation([text]) if style == "chat" else text
 
 
 def verification_text(
@@ -95,43 +160,37 @@ def verification_text(
 
     Examples alternate right and wrong, so an even number of them is balanced.
     """
-    shots = "".join(
-        _judged_example(task, e, index % 2 == 0, method, style) for index, e in enumerate(examples)
-    )
-    judged = fill(template(task, f"judged.{style}"), question=question, completion=neutralised(completion))
-    return fill(template(task, f"{method}.{style}"), fewshot=shots, judged=judged)
+    judged = template(task, f"judged.{style}")
+    shots = [_judged_example(judged, e, index % 2 == 0) for index, e in enumerate(examples)]
+    asked = {"judged": fill(judged, question=question, completion=neutralised(completion))}
+    return _prompt(task, method, style, shots, asked)
 
 
-def _judged_example(task: str, example: Example, right: bool, method: str, style: PromptStyle) -> str:
-    answer = example.solution if right else example.wrong
-    judged = fill(
-        template(task, f"judged.{style}"), question=example.question, completion=neutralised(answer)
-    )
-    return fill(
-        template(task, f"{method}.example.{style}"),
-        judged=judged,
-        critique=example.right_check if right else example.wrong_check,
-        verdict="correct" if right else "incorrect",
-        score="10" if right else "1",
-    )
+def _judged_example(judged: str, example: Example, right: bool) -> _Slots:
+    answer = neutralised(example.solution if right else example.wrong)
+    return {
+        "judged": fill(judged, question=example.question, completion=answer),
+        "critique": example.right_check if right else example.wrong_check,
+        "verdict": "correct" if right else "incorrect",
+        "score": "10" if right else "1",
+    }
 
 
 def comparison_text(
     task: str, question: str, first: str, second: str, examples: tuple[Example, ...], style: PromptStyle
 ) -> str:
     """The prompt of a tournament match; the right answer is A in every other example."""
-    shots = "".join(_match_example(task, e, index % 2 == 0, style) for index, e in enumerate(examples))
-    values = {"question": question, "completion": neutralised(first), "second": neutralised(second)}
-    return fill(template(task, f"tournament.{style}"), fewshot=shots, **values)
+    shots = [_match_example(e, index % 2 == 0) for index, e in enumerate(examples)]
+    asked = {"question": question, "completion": neutralised(first), "second": neutralised(second)}
+    return _prompt(task, "tournament", style, shots, asked)
 
 
-def _match_example(task: str, example: Example, right_first: bool, style: PromptStyle) -> str:
+def _match_example(example: Example, right_first: bool) -> _Slots:
     pair = (example.solution, example.wrong) if right_first else (example.wrong, example.solution)
-    return fill(
-        template(task, f"tournament.example.{style}"),
-        question=example.question,
-        completion=neutralised(pair[0]),
-        second=neutralised(pair[1]),
-        critique=f"Answer {'B' if right_first else 'A'} is wrong. {example.wrong_check}",
-        winner="A" if right_first else "B",
-    )
+    return {
+        "question": example.question,
+        "completion": neutralised(pair[0]),
+        "second": neutralised(pair[1]),
+        "critique": f"Answer {'B' if right_first else 'A'} is wrong. {example.wrong_check}",
+        "winner": "A" if right_first else "B",
+    }

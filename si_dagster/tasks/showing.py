@@ -4,9 +4,10 @@ It formats nothing and reads no model: callers print what they get.
 """
 
 import inspect
+from collections.abc import Callable
 from importlib import import_module
 
-from si_dagster.tasks.base import PromptStyle, Split, Task, TaskRow
+from si_dagster.tasks.base import MakesPrompts, PromptStyle, Split, Task, TaskRow
 from si_dagster.tasks.catalogue import TASK_CLASSES, task_names
 from si_dagster.tasks.prompts import METHODS
 
@@ -39,10 +40,23 @@ def row_at(task: Task, split: Split, index: int, seed: int = 0) -> TaskRow:
 
 
 def rendered_prompts(
-    task: Task, row: TaskRow, style: PromptStyle, completion: str = EXAMPLE_COMPLETION
+    task: Task,
+    row: TaskRow,
+    style: PromptStyle,
+    completion: str = EXAMPLE_COMPLETION,
+    render: Callable[[str], str] = str,
 ) -> dict[str, str]:
-    """The prompt of every role for one row: `generation`, and `verification/<method>` for each method."""
-    rendered = {"generation": task.generation_prompt(row, style)}
+    """The prompt of every role for one row: `generation`, and `verification/<method>` for each method.
+
+    A task whose prompts the policy makes up has `bait` as well; `render` is a chat template.
+    """
+    prompts = _prompts(task, row, style, completion)
+    return {role: render(prompt) for role, prompt in prompts.items()}
+
+
+def _prompts(task: Task, row: TaskRow, style: PromptStyle, completion: str) -> dict[str, str]:
+    bait = {"bait": task.bait_prompt(style)} if isinstance(task, MakesPrompts) else {}
+    rendered = {**bait, "generation": task.generation_prompt(row, style)}
     for method in METHODS:
         try:
             rendered[f"verification/{method}"] = task.verification_prompt(row, completion, method, style)

@@ -7,6 +7,8 @@ import polars as pl
 import pytest
 from conftest import MINI, run_cli
 
+from si_dagster.training.pico import character_tokenizer
+
 ROLES = {
     "generation",
     *(f"verification/{method}" for method in ("multiple_choice", "cot_binary", "cot_score", "tournament")),
@@ -45,12 +47,19 @@ def test_show_renders_one_row_for_every_role(tmp_path: Path, problems: str) -> N
     chat = json.loads(run_cli(tmp_path, *arguments, "--style", "chat", "--split", "train", "--json").stdout)
     assert chat["row"]["split"] == "train"
     assert chat["prompts"]["generation"] != shown["prompts"]["generation"]
+    assert "\n\nassistant:\n" in chat["prompts"]["generation"]
+    tokenizer = character_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "model")
+    chat = ("--style", "chat", "--model", str(tmp_path / "model"))
+    spoken = json.loads(run_cli(tmp_path, *arguments, *chat, "--json").stdout)["prompts"]
+    assert all(prompt.startswith("<user>") and prompt.count("<assistant>") == 4 for prompt in spoken.values())
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("tasks", "show", "chess"), "no task 'chess': allowed are arithmetic, custom,"),
+        (("tasks", "show", "chess"), "no task 'chess': allowed are arithmetic, crescent,"),
         (("tasks", "show", "sudoku4", "--option", "blanks=3"), "options are num_blanks"),
         (("tasks", "show", "sudoku4", "--option", "num_blanks"), "is not of the form NAME=VALUE"),
         (("grade", "gsm8k", "nowhere.jsonl"), "no file nowhere.jsonl"),

@@ -13,6 +13,11 @@ from si_dagster.tasks.prompts import METHODS, neutralised, shipped_examples
 
 DATA = Path(os.environ.get("SI_DAGSTER_TEST_DATA", Path(__file__).parents[2].parent / "shared/data"))
 FOLDERS = {"gsm8k": "gsm8k", "math": "math", "nq_open": "nq_open", "svamp": "svamp", "mbpp": "mbpp"}
+VERDICTS = {
+    ("cot_score", "text"): ("\nScore: 10\n", "\nScore: 1\n"),
+    ("cot_score", "chat"): ("\nScore: 10\n", "\nScore: 1\n"),
+    ("multiple_choice", "chat"): ("assistant:\ncorrect\n", "assistant:\nincorrect\n"),
+}
 SINGLE = [method for method in METHODS if method != "tournament"]
 
 
@@ -89,9 +94,7 @@ def test_verification_prompts_are_ordered_and_balanced(task, method, style):
     assert rest.count("</answer>") == 1
     assert "Verdict: correct" not in rest.split("</answer>")[0]
     assert "{odd}" in rest
-    good, bad = {"cot_score": ("Score: 10", "Score: 1\n")}.get(
-        method, ("Verdict: correct", "Verdict: incorrect")
-    )
+    good, bad = VERDICTS.get((method, style), ("\nVerdict: correct\n", "\nVerdict: incorrect\n"))
     assert shots.count(good) == shots.count(bad) == 2
     shared = prompt[: prompt.rindex("<answer>\n")]
     assert task.verification_prompt(row, "eight", method, style).startswith(shared)

@@ -96,6 +96,8 @@ def test_data_set_tasks_have_balanced_questions_for_every_asking_method(name, ta
         "cot_binary": ("\nVerdict: correct\n", "\nVerdict: incorrect\n"),
         "cot_score": ("\nScore: 10\n", "\nScore: 1\n"),
     }
+    if (name, style) == ("multiple_choice", "chat"):
+        pairs[name] = ("\nassistant:\ncorrect\n", "\nassistant:\nincorrect\n")
     right, wrong = pairs.get(name, ("\nWinner: A\n", "\nWinner: B\n"))
     assert text.count(right) == text.count(wrong) == 2
 
