@@ -288,6 +288,29 @@ def scaling(evidence: Evidence) -> list[Contrast]:
     ]
 
 
+def other_slopes(evidence: Evidence) -> list[Contrast]:
+    """Beside finding 1: where the paper saw no law."""
+    seeds = evidence.seeds("findings_arithmetic")
+    if not seeds:
+        return []
+    slopes = slope_coefficients(_log_flops(seeds))
+    values: dict[str, Callable[[Measured, str], np.ndarray]] = {
+        "relative gap": Measured.relative_gap,
+        "gap": Measured.gap,
+    }
+    return [
+        Contrast(
+            f"slope of the {name} under {NAMES[method]} on log10 FLOPs",
+            "above",
+            0.0,
+            *of_means(_columns(seeds, lambda p, v=method, of=of: [of(m, v) for m in p]), slopes),
+        )
+        for name, of in values.items()
+        for method in METHODS
+        if (name, method) != ("relative gap", "cot_score")
+    ]
+
+
 def cross_verification(evidence: Evidence) -> list[Contrast]:
     """Finding 2."""
     seeds = evidence.seeds("findings_arithmetic")
@@ -532,6 +555,7 @@ class Finding:
         contrasts: What it is judged by.
         points: What its picture shows; columns x, series, value, low, high.
         axes: Titles of the picture's axes; x of FLOPs is logarithmic.
+        beside: Contrasts that are shown and not judged.
     """
 
     number: int
@@ -541,6 +565,7 @@ class Finding:
     contrasts: Callable[[Evidence], list[Contrast]]
     points: Callable[[Evidence], pl.DataFrame]
     axes: tuple[str, str]
+    beside: Callable[[Evidence], list[Contrast]] | None = None
 
 
 FLOPS_AXIS = "pre-training FLOPs"
@@ -557,6 +582,7 @@ FINDINGS = (
         scaling,
         scaling_points,
         (FLOPS_AXIS, "relative gap"),
+        other_slopes,
     ),
     Finding(
         2,

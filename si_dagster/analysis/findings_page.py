@@ -47,7 +47,7 @@ def written(evidence: Evidence, seeds: Sequence[int], images: set[str]) -> str:
         *(f"| {f.number}. {f.title} | {_verdict(c)} |" for f, c in judged),
         "\n## The bases\n",
         markdown_table(_bases(evidence)) if evidence.measured else "Nothing is measured yet.",
-        *(_section(finding, contrasts, images) for finding, contrasts in judged),
+        *(_section(finding, contrasts, evidence, images) for finding, contrasts in judged),
     ]
     return "\n".join(parts) + "\n"
 
@@ -56,9 +56,10 @@ def _verdict(contrasts: Sequence[Contrast]) -> str:
     return f"**{verdict(contrasts)}**"
 
 
-def _section(finding: Finding, contrasts: Sequence[Contrast], images: set[str]) -> str:
+def _section(finding: Finding, contrasts: Sequence[Contrast], evidence: Evidence, images: set[str]) -> str:
     name = image_name(finding)
     picture = f"\n![{finding.title}](images/{name})\n" if name in images else ""
+    beside = finding.beside(evidence) if finding.beside else []
     return "\n".join(
         [
             f"\n## {finding.number}. {finding.title}\n",
@@ -67,19 +68,22 @@ def _section(finding: Finding, contrasts: Sequence[Contrast], images: set[str]) 
             f"Verdict: {_verdict(contrasts)}\n",
             markdown_table([_row(contrast) for contrast in contrasts]) if contrasts else "Not measured yet.",
             picture,
+            f"Beside it, not judged:\n\n{markdown_table([_row(c, judged=False) for c in beside])}\n"
+            if beside
+            else "",
         ]
     )
 
 
-def _row(contrast: Contrast) -> dict[str, str]:
+def _row(contrast: Contrast, judged: bool = True) -> dict[str, str]:
     interval = contrast.interval
-    return {
+    shown = {
         "contrast": contrast.claim,
-        "expected": f"{contrast.expected} {contrast.bound:g}",
         "mean over seeds": f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]",
         "each seed": ", ".join(f"{seed}: {value:+.3f}" for seed, value in contrast.per_seed.items()),
-        "status": contrast.status,
     }
+    expected = {"expected": f"{contrast.expected} {contrast.bound:g}", "status": contrast.status}
+    return shown | (expected if judged else {})
 
 
 def _bases(evidence: Evidence) -> list[dict[str, str]]:

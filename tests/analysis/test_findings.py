@@ -174,6 +174,7 @@ def test_the_page_holds_what_was_measured_and_says_what_was_not():
     )
     page = written(found, SEEDS, {"finding_1.svg"})
     assert page.count("](images/") == 1
+    assert page.count("slope of the relative gap under ") == 4  # one judged, three beside it
     assert page.count("Expected: ") == len(FINDINGS) == 6
     assert page.count("Not measured yet.") == 2
     slope = findings.scaling(found)[0]
