@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr
 
 from si_dagster.engines.base import Engine
 from si_dagster.engines.process import EngineProcess
+from si_dagster.engines.replicas import EngineReplicas
 
 SCRIPTED = "scripted"
 
@@ -24,7 +25,11 @@ class EngineResource(dg.ConfigurableResource):
     chunk_prompts: int = 256
     """Prompts a chunk: what a killed run loses at most."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the engine: device, dtype, batch sizes."""
+    """Keyword arguments of the engine: device, dtype, batch sizes, tensor_parallel_size."""
+    data_parallel_size: int = 1
+    """Engines at once, each with the whole policy; on GPUs each takes tensor_parallel_size of them."""
+    python: str = ""
+    """The Python an engine runs with; default: this one, for vllm also an environment of its own."""
 
     _loaded: tuple[str, Path, bool, EngineProcess] | None = PrivateAttr(default=None)
 
@@ -46,8 +51,13 @@ class EngineResource(dg.ConfigurableResource):
             options = {} if kind == SCRIPTED else dict(self.options)
             if trust_remote_code:
                 options["trust_remote_code"] = True
-            self._loaded = (*wanted, EngineProcess(kind, folder, options))
+            self._loaded = (*wanted, self._started(kind, folder, options))
         return self._loaded[3]
+
+    def _started(self, kind: str, folder: Path, options: dict[str, Any]) -> Engine:
+        if self.data_parallel_size > 1 and kind != SCRIPTED:
+            return EngineReplicas(kind, folder, options, self.data_parallel_size, self.python)
+        return EngineProcess(kind, folder, options, self.python if kind != SCRIPTED else "")
 
     def release(self) -> None:
         """End the engine process and give its memory back."""

@@ -20,6 +20,7 @@ from transformers.generation.logits_process import (
 
 from si_dagster.engines.base import SamplingParams
 from si_dagster.engines.branches import Branches
+from si_dagster.engines.tokens import decoded_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,11 +54,11 @@ class StopRule:
     """
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", eos: Sequence[int | None], size: int, stop: Sequence[str]
+        self, tokenizer: "PreTrainedTokenizerBase", eos: Sequence[int], size: int, stop: Sequence[str]
     ) -> None:
         self.tokenizer, self.strings = tokenizer, tuple(stop)
         self.ends = np.zeros(size, dtype=bool)
-        self.ends[[token for token in eos if token is not None and token < size]] = True
+        self.ends[[token for token in eos if token < size]] = True
         self.suspects = np.zeros(size, dtype=bool)
         if self.strings:
             known = min(size, len(tokenizer))
@@ -88,23 +89,6 @@ class StopRule:
             tails = decoded_texts(self.tokenizer, tokens[searched, -self.tail :].tolist())
             ended[searched] = [any(string in tail for string in self.strings) for tail in tails]
         return ended
-
-    def cut(self, text: str) -> str:
-        """The text before the first stop string in it."""
-        found = [position for string in self.strings if (position := text.find(string)) >= 0]
-        return text[: min(found)] if found else text
-
-
-def decoded_texts(tokenizer: Any, tokens: list[list[int]]) -> list[str]:
-    """Texts of token lists without special tokens.
-
-    By the Rust decoder itself where that is the same: on the way through `batch_decode` every token is looked
-    at by Python, a tenth of the time of drawing with a pico policy.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or getattr(tokenizer, "clean_up_tokenization_spaces", False):
-        return tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    return backend.decode_batch(tokens, skip_special_tokens=True)
 
 
 def warpers(sampling: SamplingParams) -> LogitsProcessorList:

@@ -21,9 +21,10 @@ from si_dagster.engines.attention import share_prefixes
 from si_dagster.engines.base import Completion, EngineError, Prompt, SamplingParams, Usage
 from si_dagster.engines.branches import Branches
 from si_dagster.engines.checkpoints import chosen_device, chosen_dtype, load_checkpoint
-from si_dagster.engines.decoding import StopRule, decoded_texts, draw_samples
+from si_dagster.engines.decoding import StopRule, draw_samples
 from si_dagster.engines.prefixes import reading_levels, run_starts, shared_lengths
 from si_dagster.engines.streams import uniforms
+from si_dagster.engines.tokens import TokenCodec, cut_at_stop, decoded_texts, distinct, end_tokens
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,9 +34,6 @@ MAX_LOGITS = 2**25
 
 CPU_CACHE_BYTES = 2**30
 """Memory for keys and values on CPU."""
-
-BOUNDARY_CHARACTERS = 32
-"""Trailing characters of a prompt that are tokenised together with a continuation: what a merge may reach."""
 
 
 class TransformersEngine:
@@ -76,11 +74,11 @@ class TransformersEngine:
         share_prefixes(self._model)
         config = self._model.config.get_text_config()
         self.context_window = int(getattr(config, "max_position_embeddings", None) or 2**31)
+        self._codec = TokenCodec(self._tokenizer, self.context_window, self.path)
         self.vocab_size = int(config.vocab_size)
         self.device: torch.device = self._model.device
         self.max_batch_tokens = max_batch_tokens or affordable_tokens(config, self._model.dtype, self.device)
         self._stop_rules: dict[tuple[str, ...], StopRule] = {}
-        self._continuations: dict[tuple[str, str], np.ndarray] = {}
         self._usage = Usage(
             num_parameters=sum(p.numel() for p in self._model.parameters()),
             num_gpus=int(self.device.type == "cuda"),
@@ -89,7 +87,7 @@ class TransformersEngine:
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Completion]]:
         """See `Engine.generate`; completions also end where the context window does (`length`)."""
         with self._call():
-            texts = self._encode([prompt.text for prompt in prompts], room=1)
+            texts = self._codec.encode([prompt.text for prompt in prompts], room=1)
             order = sorted(range(len(prompts)), key=lambda index: (len(texts[index]), texts[index].tobytes()))
             samples = [(index, sample) for index in order for sample in range(sampling.n)]
             rule = self._stop_rule(sampling.stop)
@@ -140,7 +138,9 @@ class TransformersEngine:
         self._usage.extra["rows_read"] = self._usage.extra.get("rows_read", 0.0) + draws.num_rows
         decoded = self._decode(draws.tokens, counts)
         return [
-            Completion(rule.cut(text), int(count), float(logprob), "stop" if stopped else "length")
+            Completion(
+                cut_at_stop(text, sampling.stop), int(count), float(logprob), "stop" if stopped else "length"
+            )
             for text, count, logprob, stopped in zip(
                 decoded, counts, draws.logprobs, draws.stopped, strict=True
             )
@@ -156,16 +156,16 @@ class TransformersEngine:
     def label_logprobs(self, prompts: Sequence[str], labels: Sequence[str]) -> np.ndarray:
         """See `Engine.label_logprobs`; equal prompts are read once, whatever the number of labels."""
         with self._call():
-            texts, scores = self._encode(prompts, room=0), np.zeros((len(prompts), len(labels)))
+            texts, scores = self._codec.encode(prompts, room=0), np.zeros((len(prompts), len(labels)))
             if not prompts or not labels:
                 return scores
             unique, row = distinct(texts)
             first = np.unique(row, return_index=True)[1]
             targets = [
-                [self._continuation(prompts[int(index)], label) for label in labels] for index in first
+                [self._codec.continuation(prompts[int(index)], label) for label in labels] for index in first
             ]
             longest = max(len(ids) for of_prompt in targets for ids in of_prompt)
-            self._check_window(max(len(ids) for ids in unique), longest - 1)
+            self._codec.check_window(max(len(ids) for ids in unique), longest - 1)
             shareable = np.array([len(ids) - 1 for ids in unique])
             of_unique = np.zeros((len(unique), len(labels)))
             for batch in self._reading_batches(unique, shareable, extra=longest - 1, slots=1):
@@ -199,14 +199,14 @@ class TransformersEngine:
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Engine.sequence_logprobs`; an end token is not part of a completion's text and not counted."""
         with self._call():
-            texts = self._encode(prompts, room=0)
-            ids = [self._continuation(p, c) for p, c in zip(prompts, completions, strict=True)]
+            texts = self._codec.encode(prompts, room=0)
+            ids = [self._codec.continuation(p, c) for p, c in zip(prompts, completions, strict=True)]
             counts = np.array([len(tokens) for tokens in ids], dtype=np.int64)
             scores = np.zeros(len(texts))
             if not len(texts) or not counts.any():
                 return scores, counts
             read = [np.concatenate([p, c[:-1]]) for p, c in zip(texts, ids, strict=True)]
-            self._check_window(max(len(tokens) for tokens in read), 0)
+            self._codec.check_window(max(len(tokens) for tokens in read), 0)
             shareable = np.array([len(tokens) - 1 for tokens in texts])
             for batch in self._reading_batches(read, shareable, extra=0, slots=int(counts.max())):
                 scores[batch] = self._halving(
@@ -262,50 +262,9 @@ class TransformersEngine:
             yield order[start : start + rows]
             start += rows
 
-    def _encode(self, texts: Sequence[str], room: int) -> list[np.ndarray]:
-        """Token ids of prompts, special tokens added as the tokenizer does by itself; at least one token."""
-        if not texts:
-            return []
-        encoded = self._tokenizer(list(texts), add_special_tokens=True)["input_ids"]
-        start = next(
-            (t for t in (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id) if t is not None), 0
-        )
-        ids = [np.array(tokens or [start], dtype=np.int64) for tokens in encoded]
-        longest = max(range(len(ids)), key=lambda index: len(ids[index]))
-        self._check_window(len(ids[longest]), room, texts[longest])
-        return ids
-
-    def _check_window(self, length: int, room: int, text: str | None = None) -> None:
-        if length + room <= self.context_window:
-            return
-        of = "" if text is None else f"; it begins {text[:60]!r}"
-        raise EngineError(
-            f"a prompt of {length} tokens with {room} behind it does not fit the context window of "
-            f"{self.context_window} tokens of {self.path}{of}: fewer few-shot examples make it shorter"
-        )
-
-    def _continuation(self, prompt: str, text: str) -> np.ndarray:
-        """Token ids of `text` as it is tokenised behind the prompt.
-
-        The end of the prompt and the text are tokenised together; where a merge crosses the border the text
-        is tokenised by itself (ours; lm-evaluation-harness cuts in the same place without that exception).
-        """
-        key = prompt[-BOUNDARY_CHARACTERS:], text
-        if key not in self._continuations:
-            before, both = self._tokenizer([key[0], key[0] + text], add_special_tokens=False)["input_ids"]
-            apart = both[: len(before)] == before
-            ids = (
-                both[len(before) :] if apart else self._tokenizer(text, add_special_tokens=False)["input_ids"]
-            )
-            if len(self._continuations) > 4096:
-                self._continuations.clear()
-            self._continuations[key] = np.array(ids, dtype=np.int64)
-        return self._continuations[key]
-
     def _stop_rule(self, stop: tuple[str, ...]) -> StopRule:
         if stop not in self._stop_rules:
-            listed: Any = getattr(self._model.generation_config, "eos_token_id", None)
-            eos = [*(listed if isinstance(listed, list) else [listed]), self._tokenizer.eos_token_id]
+            eos = end_tokens(self._model.generation_config, self._tokenizer)
             self._stop_rules[stop] = StopRule(self._tokenizer, eos, self.vocab_size, stop)
         return self._stop_rules[stop]
 
@@ -352,14 +311,6 @@ def affordable_tokens(config: Any, dtype: torch.dtype, device: torch.device) -> 
     token_bytes = 2 * config.num_hidden_layers * heads * head_size * dtype.itemsize
     budget = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_CACHE_BYTES
     return max(1, budget // token_bytes)
-
-
-def distinct(texts: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    """The different token sequences in order of appearance, and for each sequence its place among them."""
-    places: dict[bytes, int] = {}
-    row = np.array([places.setdefault(ids.tobytes(), len(places)) for ids in texts], dtype=np.int64)
-    first = np.unique(row, return_index=True)[1]
-    return [texts[index] for index in first], row
 
 
 def arranged(texts: Sequence[np.ndarray], shareable: np.ndarray) -> list[int]:

@@ -1,0 +1,115 @@
+"""Data parallelism: several engines with the same policy, each in a process of its own, prompts dealt out.
+
+Prompts are cut into runs of neighbours, one an engine, so that those with a common beginning stay together.
+A draw depends on its key alone, so the number of engines changes nothing. It does not spread engines over
+machines (an OpenAI-compatible server does) and does not go on without an engine that died.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from si_dagster.engines.base import Completion, Prompt, SamplingParams, Usage
+from si_dagster.engines.process import EngineProcess
+
+Answer = TypeVar("Answer")
+
+
+class EngineReplicas:
+    """`data_parallel_size` engines as one.
+
+    Args:
+        kind: A name `open_engine` knows.
+        path: Checkpoint folder.
+        options: Keyword arguments of each engine; `tensor_parallel_size` GPUs are set aside for each.
+        data_parallel_size: How many.
+        python: The Python to run them with; default: that of the kind.
+
+    Raises:
+        EngineError: If one of them cannot start; the others are closed.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        path: str | Path,
+        options: Mapping[str, Any],
+        data_parallel_size: int,
+        python: str = "",
+    ) -> None:
+        width = int(options.get("tensor_parallel_size", 1))
+        self._threads = ThreadPoolExecutor(data_parallel_size)
+        with ExitStack() as stack:
+            stack.callback(self._threads.shutdown)
+            starts = [
+                self._threads.submit(EngineProcess, kind, path, options, python, device_environment(i, width))
+                for i in range(data_parallel_size)
+            ]
+            failures = [start.exception() for start in starts]
+            self._engines = [start.result() for start in starts if start.exception() is None]
+            for engine in self._engines:
+                stack.enter_context(closing(engine))
+            for failure in failures:
+                if failure is not None:
+                    raise failure
+            self._open = stack.pop_all()
+
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Completion]]:
+        """See `Engine.generate`."""
+        parts = self._dealt(len(prompts), lambda engine, part: engine.generate(prompts[part], sampling))
+        return [row for part in parts for row in part]
+
+    def label_logprobs(self, prompts: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+        """See `Engine.label_logprobs`."""
+        parts = self._dealt(len(prompts), lambda engine, part: engine.label_logprobs(prompts[part], labels))
+        return np.concatenate(parts)
+
+    def sequence_logprobs(
+        self, prompts: Sequence[str], completions: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Engine.sequence_logprobs`."""
+        parts = self._dealt(
+            len(prompts), lambda engine, part: engine.sequence_logprobs(prompts[part], completions[part])
+        )
+        scores, counts = zip(*parts, strict=True)
+        return np.concatenate(scores), np.concatenate(counts)
+
+    def usage(self) -> Usage:
+        """Tokens of all engines together; seconds of the one that worked longest."""
+        each = [engine.usage() for engine in self._engines]
+        summed = {f.name: sum(getattr(u, f.name) for u in each) for f in fields(Usage) if f.name != "extra"}
+        together = {"seconds": max(u.seconds for u in each), "num_parameters": each[0].num_parameters}
+        return Usage(**{**summed, **together})
+
+    def close(self) -> None:
+        """End all engines."""
+        self._open.close()
+
+    def _dealt(self, count: int, ask: Callable[[EngineProcess, slice], Answer]) -> list[Answer]:
+        """What the engines answer about their runs of prompts, in order; all have answered or failed."""
+        ends = np.linspace(0, count, len(self._engines) + 1).astype(int)
+        runs = [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        answers = [self._threads.submit(ask, engine, run) for engine, run in zip(self._engines, runs, strict=True)]
+        failed = next((error for answer in answers if (error := answer.exception()) is not None), None)
+        if failed is not None:
+            raise failed
+        return [answer.result() for answer in answers]
+
+
+def device_environment(index: int, width: int) -> dict[str, str]:
+    """The GPUs of engine `index`, `width` of those that this process may see.
+
+    Examples:
+        >>> device_environment(1, 2)
+        {'CUDA_VISIBLE_DEVICES': '2,3'}
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    own = range(index * width, (index + 1) * width)
+    names = [str(i) for i in own] if visible is None else visible.split(",")[own.start : own.stop]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names)}
