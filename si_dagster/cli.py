@@ -41,7 +41,16 @@ Overrides = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 EngineOption = Annotated[
-    str, typer.Option("--engine", help="transformers, or scripted: answers made up, to try the graph.")
+    str,
+    typer.Option(
+        "--engine", help="transformers, vllm, openai, or scripted: answers made up, to try the graph."
+    ),
+]
+EngineSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine-option", metavar="NAME=VALUE", help="Setting of the engine: dtype=float32; repeatable."
+    ),
 ]
 
 
@@ -101,6 +110,7 @@ def run(
     chunk_prompts: Annotated[
         int, typer.Option("--chunk-prompts", min=1, help="Prompts a chunk: what a killed run loses at most.")
     ] = 256,
+    engine_option: EngineSettings = None,
     supersede: Annotated[
         bool, typer.Option("--supersede", help="Move artifacts of another recipe aside and make them anew.")
     ] = False,
@@ -114,12 +124,13 @@ def run(
     from si_dagster.runs import find_study, run_study
 
     scripted = ["scripted=true"] if engine == "scripted" else []
+    resource = EngineResource(kind=engine, chunk_prompts=chunk_prompts).with_settings(engine_option or [])
     command = _run_command(study, overrides, *(["--engine", engine] if scripted else []))
     try:
         outcome = run_study(
             find_study(study, [*(overrides or []), *scripted]),
             StoreResource(supersede=supersede),
-            EngineResource(kind=engine, chunk_prompts=chunk_prompts),
+            resource,
             quiet=as_json,
         )
     except RecipeDrift as drift:

@@ -56,6 +56,12 @@ def kept_copies(home: Path) -> list[Path]:
     return sorted((home / "studies").glob("*.yaml"))
 
 
+def engine_of_environment() -> EngineResource:
+    """The engine of SI_DAGSTER_ENGINE, with the `name=value` pairs of SI_DAGSTER_ENGINE_OPTIONS."""
+    kind = os.environ.get("SI_DAGSTER_ENGINE", "transformers")
+    return EngineResource(kind=kind).with_settings(os.environ.get("SI_DAGSTER_ENGINE_OPTIONS", "").split())
+
+
 def definitions(
     studies: list[Study], store: StoreResource | None = None, engine: EngineResource | None = None
 ) -> dg.Definitions:
@@ -63,7 +69,7 @@ def definitions(
     bound = dg.Definitions(
         resources={
             "store": store or StoreResource(),
-            "engine": engine or EngineResource(kind=os.environ.get("SI_DAGSTER_ENGINE", "transformers")),
+            "engine": engine or engine_of_environment(),
             "trainer": TrainerResource(),
         },
         # One process a run: a step costs .05 s instead of 2, and heavy work has processes of its own.

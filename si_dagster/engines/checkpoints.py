@@ -5,9 +5,10 @@ vouches for it. It does not download on its own
 account: a name that is not a folder is handed to transformers, which asks the hub as its settings allow.
 """
 
+import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +16,9 @@ from si_dagster.engines.base import EngineError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CPU_CACHE_BYTES = 2**30
+"""Memory for keys and values on CPU."""
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -72,6 +76,46 @@ def load_checkpoint(
         raise EngineError(f"{path}: the weights do not fit on {device}: {error}") from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise EngineError(f"{path}: transformers cannot load it: {type(error).__name__}: {error}") from error
+
+
+def read_configs(path: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """Text configuration and generation configuration of a checkpoint, without its weights.
+
+    Raises:
+        EngineError: If transformers cannot read them.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).get_text_config()
+        try:
+            return config, GenerationConfig.from_pretrained(path)
+        except OSError:
+            return config, GenerationConfig.from_model_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise EngineError(f"{path}: transformers cannot read its configuration: {error}") from error
+
+
+def num_parameters(path: str) -> int:
+    """Numbers in the safetensors files of a folder, tied ones once; 0 for the name of a hub model."""
+    from safetensors import safe_open
+
+    total = 0
+    for file in Path(path).glob("*.safetensors"):
+        with safe_open(file, framework="numpy") as tensors:
+            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return total
+
+
+def head_size(config: Any) -> int:
+    """Width of an attention head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def token_bytes(config: Any, dtype: torch.dtype) -> int:
+    """Bytes of the keys and values of one token."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * head_size(config) * dtype.itemsize
 
 
 def check_folder(path: str) -> None:

@@ -6,6 +6,7 @@ engine: the caller's stage fails, and resumes from its last chunk.
 """
 
 import contextlib
+import importlib.util
 import os
 import pickle
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from si_dagster.engines.base import Completion, EngineError, Prompt, SamplingParams, Usage
 
@@ -38,6 +40,26 @@ CLOSE_SECONDS = 5.0
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
+PYTHON_VARIABLES = {"vllm": "SI_DAGSTER_VLLM_PYTHON"}
+"""Engine kind -> environment variable that names the Python it runs with."""
+
+OWN_ENVIRONMENTS = {"vllm": PACKAGE_ROOT / ".venv-vllm" / "bin" / "python"}
+"""Engine kind -> Python of the environment that `make` builds for it beside the package's."""
+
+
+def engine_python(kind: str) -> str:
+    """The Python that an engine runs with: of the environment variable, ours, or of its own environment.
+
+    Ours comes before its own environment where it has the engine's library.
+    """
+    named = os.environ.get(PYTHON_VARIABLES.get(kind, ""))
+    if named:
+        return named
+    own = OWN_ENVIRONMENTS.get(kind)
+    if own is not None and own.exists() and importlib.util.find_spec(kind) is None:
+        return str(own)
+    return sys.executable
+
 
 def child_environment() -> dict[str, str]:
     """The caller's environment, with `CHILD_DEFAULTS` and with this package on the import path."""
@@ -54,25 +76,41 @@ class EngineProcess:
         kind: A name `open_engine` knows.
         path: Checkpoint folder.
         options: Keyword arguments of the engine.
+        python: The Python to run it with; default: `engine_python(kind)`.
+        environment: Variables of the child beside ours, for example CUDA_VISIBLE_DEVICES.
 
     Raises:
         EngineError: If the engine cannot start; the message is the engine's own.
     """
 
-    def __init__(self, kind: str, path: str | Path, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        path: str | Path,
+        options: Mapping[str, Any] | None = None,
+        python: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._name = f"{kind} engine of {path}"
         self._usage = Usage()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._pipe, theirs = Pipe()
+        python = python or engine_python(kind)
+        command = [python, "-m", "si_dagster.engines.worker", str(theirs.fileno()), str(os.getpid())]
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "si_dagster.engines.worker", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                env=child_environment(),
-            )
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=subprocess.STDOUT,
+                    env={**child_environment(), **(environment or {})},
+                )
+            except OSError as error:
+                self._pipe.close()
+                self._log.close()
+                raise EngineError(f"the {kind} engine has no Python to run with: {error}") from error
         try:
             self._call("open", kind, str(path), dict(options or {}))
         except BaseException:
@@ -108,9 +146,10 @@ class EngineProcess:
         return self._usage
 
     def close(self) -> None:
-        """End the child and wait until its memory is free."""
+        """End the child and what it started, and wait until their memory is free."""
         if self._pipe.closed:
             return
+        workers = descendants(self._process.pid)
         # Said aloud: processes forked from this one hold copies of the pipe, which then has no end.
         with contextlib.suppress(OSError):
             self._pipe.send_bytes(pickle.dumps(("close", ())))
@@ -120,6 +159,9 @@ class EngineProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        for worker in psutil.wait_procs(workers, CLOSE_SECONDS)[1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
         self._log.close()
 
     def _call(self, method: str, *arguments: Any) -> Any:
@@ -155,3 +197,11 @@ class EngineProcess:
             " (out of memory? take smaller batches: max_batch_rows, max_batch_tokens)" if code == -9 else ""
         )
         return f"the {self._name} {how}{hint}" + (f"; its last lines:\n{tail}" if tail else "")
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Processes that a process has started, and theirs: the ranks of a policy on several GPUs."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []

@@ -14,6 +14,7 @@ from si_dagster.engines.base import Engine, EngineError
 ENGINE_CLASSES = {
     "scripted": ("si_dagster.engines.scripted", "ScriptedEngine"),
     "transformers": ("si_dagster.engines.transformers", "TransformersEngine"),
+    "vllm": ("si_dagster.engines.vllm", "VllmEngine"),
 }
 """Engine kind -> (module, class); the class is called with the checkpoint's path and the options."""
 
@@ -28,7 +29,7 @@ def open_engine(kind: str, path: str | Path, **options: Any) -> Engine:
         >>> open_engine("oracle", "checkpoints/base")
         Traceback (most recent call last):
         ...
-        si_dagster.engines.base.EngineError: no engine 'oracle': allowed are scripted, transformers
+        si_dagster.engines.base.EngineError: no engine 'oracle': allowed are scripted, transformers, vllm
     """
     if kind not in ENGINE_CLASSES:
         raise EngineError(f"no engine {kind!r}: allowed are {', '.join(sorted(ENGINE_CLASSES))}")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,6 +61,11 @@ class EngineReplicas:
                     raise failure
             self._open = stack.pop_all()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether one of them has ended, by `close` or by death: they answer together or not at all."""
+        return any(engine.is_closed for engine in self._engines)
+
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Completion]]:
         """See `Engine.generate`."""
         parts = self._dealt(len(prompts), lambda engine, part: engine.generate(prompts[part], sampling))
@@ -84,6 +90,7 @@ class EngineReplicas:
         """Tokens of all engines together; seconds of the one that worked longest."""
         each = [engine.usage() for engine in self._engines]
         summed = {f.name: sum(getattr(u, f.name) for u in each) for f in fields(Usage) if f.name != "extra"}
+        # Cost is seconds times GPUs: those of all engines, for as long as the slowest of them.
         together = {"seconds": max(u.seconds for u in each), "num_parameters": each[0].num_parameters}
         return Usage(**{**summed, **together})
 
@@ -94,8 +101,10 @@ class EngineReplicas:
     def _dealt(self, count: int, ask: Callable[[EngineProcess, slice], Answer]) -> list[Answer]:
         """What the engines answer about their runs of prompts, in order; all have answered or failed."""
         ends = np.linspace(0, count, len(self._engines) + 1).astype(int)
-        runs = [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-        answers = [self._threads.submit(ask, engine, run) for engine, run in zip(self._engines, runs, strict=True)]
+        runs = [slice(int(a), int(b)) for a, b in pairwise(ends)]
+        answers = [
+            self._threads.submit(ask, engine, run) for engine, run in zip(self._engines, runs, strict=True)
+        ]
         failed = next((error for answer in answers if (error := answer.exception()) is not None), None)
         if failed is not None:
             raise failed

@@ -20,7 +20,13 @@ import torch
 from si_dagster.engines.attention import share_prefixes
 from si_dagster.engines.base import Completion, EngineError, Prompt, SamplingParams, Usage
 from si_dagster.engines.branches import Branches
-from si_dagster.engines.checkpoints import chosen_device, chosen_dtype, load_checkpoint
+from si_dagster.engines.checkpoints import (
+    CPU_CACHE_BYTES,
+    chosen_device,
+    chosen_dtype,
+    load_checkpoint,
+    token_bytes,
+)
 from si_dagster.engines.decoding import StopRule, draw_samples
 from si_dagster.engines.prefixes import reading_levels, run_starts, shared_lengths
 from si_dagster.engines.streams import uniforms
@@ -31,9 +37,6 @@ Result = TypeVar("Result")
 
 MAX_LOGITS = 2**25
 """Most logits held at once (rows x slots x vocabulary): 128 MiB in float32, more while drawing."""
-
-CPU_CACHE_BYTES = 2**30
-"""Memory for keys and values on CPU."""
 
 
 class TransformersEngine:
@@ -306,11 +309,8 @@ class TransformersEngine:
 
 def affordable_tokens(config: Any, dtype: torch.dtype, device: torch.device) -> int:
     """Tokens whose keys and values fit the memory set aside for them."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token_bytes = 2 * config.num_hidden_layers * heads * head_size * dtype.itemsize
     budget = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_CACHE_BYTES
-    return max(1, budget // token_bytes)
+    return max(1, budget // token_bytes(config, dtype))
 
 
 def arranged(texts: Sequence[np.ndarray], shareable: np.ndarray) -> list[int]:

@@ -17,16 +17,28 @@ SHAPE = SimpleNamespace(
 )
 
 
+WIDE_SHAPE = SimpleNamespace(**{**vars(SHAPE), "hidden_size": 64})
+"""Heads of size 32, the smallest that vLLM has CPU kernels for."""
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_policy(SHAPE, tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def wide_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_policy(WIDE_SHAPE, tmp_path_factory.mktemp("wide_checkpoint"))
+
+
+def random_policy(shape: SimpleNamespace, folder: Path) -> Path:
     """A random Llama whose distribution is far from flat, so that a wrong logit shows."""
     import torch
 
     from si_dagster.training.pico import character_tokenizer, new_policy
 
-    folder = tmp_path_factory.mktemp("checkpoint")
     tokenizer = character_tokenizer()
-    policy = new_policy(SHAPE, tokenizer, seed=1)
+    policy = new_policy(shape, tokenizer, seed=1)
     with torch.no_grad():
         for parameter in policy.parameters():
             if parameter.ndim == 2:
@@ -55,6 +67,15 @@ def scripted_engine() -> Engine:
     return open_engine("scripted", None)
 
 
-@pytest.fixture(params=["transformers", "process", "scripted"])
+@pytest.fixture(scope="session")
+def vllm_engine(wide_checkpoint: Path) -> Iterator[Engine]:
+    # Steps too small for all prompts at once: vLLM would cut prompts in two, if it were let.
+    small = {"max_num_seqs": 64, "max_num_batched_tokens": 128, "kv_cache_bytes": 2**26, "num_threads": 1}
+    engine = EngineProcess("vllm", wide_checkpoint, small)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["transformers", "process", "scripted", pytest.param("vllm", marks=pytest.mark.vllm)])
 def engine(request: pytest.FixtureRequest) -> Engine:
     return request.getfixturevalue(f"{request.param}_engine")

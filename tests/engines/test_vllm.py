@@ -1,0 +1,109 @@
+"""What the vLLM engine computes, against the transformers engine, and how its process ends."""
+
+import os
+import signal
+import threading
+
+import numpy as np
+import psutil
+import pytest
+
+from si_dagster.engines.base import EngineError, Prompt, SamplingParams
+from si_dagster.engines.process import EngineProcess
+from si_dagster.engines.registry import open_engine
+
+pytestmark = pytest.mark.vllm
+
+PROMPTS = [
+    Prompt(f"p{i}", text)
+    for i, text in enumerate(["?1_3_A", "?__43_12A", "?", "?1_3_B", "hello\nyou", "few-shot " * 7])
+]
+
+
+@pytest.fixture(scope="module")
+def reference(wide_checkpoint):
+    engine = open_engine("transformers", wide_checkpoint, device="cpu", num_threads=1)
+    yield engine
+    engine.close()
+
+
+def test_greedy_equals_transformers_token_for_token(vllm_engine, reference):
+    sampling = SamplingParams(n=2, temperature=0.0, max_tokens=40)
+    rows = vllm_engine.generate(PROMPTS, sampling), reference.generate(PROMPTS, sampling)
+    for ours, theirs in zip(*rows, strict=True):
+        for mine, other in zip(ours, theirs, strict=True):
+            assert (mine.text, mine.num_tokens, mine.finish_reason) == (
+                other.text,
+                other.num_tokens,
+                other.finish_reason,
+            )
+            assert mine.logprob == pytest.approx(other.logprob, abs=1e-3)
+
+
+def test_label_logprobs_equal_transformers(vllm_engine, reference):
+    prompts = [f"{shots}V{q}={a}:" for shots in ("", "few-shot " * 6) for q in "123" for a in ("4", "12", "")]
+    labels = ["Y", "N", "correct", "incorrect", " no\n"]
+    ours, theirs = (engine.label_logprobs(prompts, labels) for engine in (vllm_engine, reference))
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_sequence_logprobs_equal_transformers(vllm_engine, reference):
+    prompts = ["?1_3_A", "?1_3_A", "?1_3_A", "?__43_12A", "x", "few-shot " * 6]
+    completions = ["1234", "", "1", "4", "a longer text\nof two lines", "1234" * 4]
+    ours, theirs = (engine.sequence_logprobs(prompts, completions) for engine in (vllm_engine, reference))
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-3)
+    assert ours[1].tolist() == theirs[1].tolist()
+
+
+def test_logprob_of_a_draw_is_the_policys_own(vllm_engine, reference):
+    """Temperature 1 and no truncation, whatever was drawn with."""
+    sampling = SamplingParams(n=8, temperature=0.5, top_p=0.9, max_tokens=12, seed=5)
+    pairs = [
+        (prompt.text, completion)
+        for prompt, row in zip(PROMPTS, vllm_engine.generate(PROMPTS, sampling), strict=True)
+        for completion in row
+        # A special token that was drawn does not show in the text.
+        if completion.finish_reason == "length" and len(completion.text) == completion.num_tokens
+    ]
+    assert len(pairs) > 10
+    expected, _ = reference.sequence_logprobs([p for p, _ in pairs], [c.text for _, c in pairs])
+    np.testing.assert_allclose([c.logprob for _, c in pairs], expected, atol=1e-3)
+
+
+def test_a_shared_beginning_is_read_from_the_cache(vllm_engine):
+    before = vllm_engine.usage()
+    prompts = [f"{'another few-shot ' * 4}{q}:" for q in range(8)]  # 70 tokens: two whole blocks of 32
+    vllm_engine.label_logprobs(prompts, ["Y", "N"])
+    after = vllm_engine.usage()
+    assert after.cached_tokens - before.cached_tokens >= 7 * 64
+    assert after.num_parameters == before.num_parameters > 10_000
+
+
+def test_context_window(vllm_engine):
+    rows = vllm_engine.generate([Prompt("long", "1" * 90)], SamplingParams(n=4, max_tokens=200, seed=1))
+    assert {c.num_tokens for c in rows[0] if c.finish_reason == "length"} <= {6}
+    with pytest.raises(EngineError, match="96 tokens"):
+        vllm_engine.generate([Prompt("p", "1" * 96)], SamplingParams())
+    with pytest.raises(EngineError, match="context window"):
+        vllm_engine.sequence_logprobs(["1" * 50], ["1" * 48])
+
+
+def test_what_cannot_be_served_says_what_to_change(checkpoint, wide_checkpoint):
+    with pytest.raises(EngineError, match=r"heads have size 16.*transformers engine"):
+        EngineProcess("vllm", checkpoint)
+    with pytest.raises(EngineError, match="dtype 'int8' is none of"):
+        EngineProcess("vllm", wide_checkpoint, {"dtype": "int8"})
+    with pytest.raises(EngineError, match="device 'cuda': the installed vLLM runs on cpu"):
+        EngineProcess("vllm", wide_checkpoint, {"device": "cuda"})
+
+
+def test_an_engine_killed_while_it_draws(wide_checkpoint):
+    engine = EngineProcess("vllm", wide_checkpoint, {"num_threads": 1, "kv_cache_bytes": 2**26})
+    started = psutil.Process(engine.pid).memory_info().rss
+    assert started > 2**28
+    threading.Timer(1.0, os.kill, (engine.pid, signal.SIGKILL)).start()
+    prompts = [Prompt(str(i), "?1_3_A") for i in range(2000)]
+    with pytest.raises(EngineError, match=r"SIGKILL \(out of memory\?"):
+        engine.generate(prompts, SamplingParams(n=64, max_tokens=80))
+    engine.close()
+    assert not psutil.pid_exists(engine.pid)
