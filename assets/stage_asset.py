@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -291,6 +292,7 @@ def _has_rows(stage: str) -> bool:
     return stage in schemas.TABLES
 
 
+@cache
 def column_schema(stage: str) -> dg.TableSchema:
     """The declared columns of a table, for the UI."""
     return dg.TableSchema(

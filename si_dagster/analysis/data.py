@@ -4,7 +4,7 @@ Only artifacts that are handed in can be read, and they are complete: a loop tha
 estimates nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,7 @@ BOUNDS = ("oracle", "random")
 """Methods that are no verifiers but the ends of any scale: ground truth, and noise."""
 
 UTILITY_COLUMNS = ("prompt_id", "sample_index", "utility", "strict_utility", "extracted")
-SCORE_COLUMNS = ("generation_id", "prompt_id", "sample_index", "verification_index", "proxy_utility")
+SCORE_COLUMNS = ("prompt_id", "sample_index", "verification_index", "proxy_utility")
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,18 @@ class StudyData:
     def __init__(self, study: Study, artifacts: Mapping[Address, Artifact]) -> None:
         self.study, self.artifacts = study, artifacts
 
-    def samples(self, split: str = "eval") -> Iterator[ScoredSamples]:
-        """Every policy that has utilities and at least one verification, by cell, then iteration."""
+    def samples(
+        self, split: str = "eval", columns: Sequence[str] = UTILITY_COLUMNS
+    ) -> Iterator[ScoredSamples]:
+        """Every policy that has utilities and at least one verification, by cell, then iteration.
+
+        Args:
+            split: Of the prompts.
+            columns: Of utilities; a million answers take as long to read as all that a sweep computes.
+        """
         for model, task in self.study.cells():
             for iteration in range(self.study.iterations + 1):
-                found = self._samples(iteration, model, task, split)
+                found = self._samples(iteration, model, task, split, columns)
                 if found is not None:
                     yield found
 
@@ -163,7 +170,9 @@ class StudyData:
         value = None if artifact is None else artifact.manifest.metadata.get(name)
         return float(value) if isinstance(value, int | float) else None
 
-    def _samples(self, iteration: int, model: str, task: str, split: str) -> ScoredSamples | None:
+    def _samples(
+        self, iteration: int, model: str, task: str, split: str, columns: Sequence[str]
+    ) -> ScoredSamples | None:
         cell = (self.study.name, iteration)
         utilities = self.artifacts.get(Address(*cell, "utilities", model, task, split))
         verifications = {
@@ -177,5 +186,5 @@ class StudyData:
         }
         if utilities is None or not verifications:
             return None
-        policy = PolicySamples.of(utilities.read(UTILITY_COLUMNS))
+        policy = PolicySamples.of(utilities.read(columns))
         return ScoredSamples(self.study, iteration, model, task, split, policy, verifications, self.artifacts)

@@ -39,6 +39,9 @@ scored on the other. p is one-sided (the gap is not above 0), adjusted by Holm o
 iteration, model and task. Entering and leaving count training rows against the study's own rule, before caps.
 Ensembles are of all verifications of the study; oracle and random are bounds and are not tested."""
 
+READ = ("prompt_id", "sample_index", "utility")
+"""Of utilities."""
+
 QUANTILES = np.round(np.arange(0.1, 1.0, 0.1), 1)
 """The grid of cuts (ours): keep the best 90%, 80%, ... 10%."""
 
@@ -64,10 +67,10 @@ class Candidate:
 
 def rows(data: StudyData) -> pl.DataFrame:
     """A row a cut; columns as the schema of `threshold_sweep`."""
-    train = {(s.iteration, s.model, s.task): s for s in data.samples("train")}
+    train = {(s.iteration, s.model, s.task): s for s in data.samples("train", READ)}
     tables = [
         sweep_rows(held_out, train.get((held_out.iteration, held_out.model, held_out.task)))
-        for held_out in data.samples("eval")
+        for held_out in data.samples("eval", READ)
     ]
     return pl.concat(tables, how="diagonal_relaxed") if tables else pl.DataFrame()
 

@@ -49,6 +49,8 @@ def expected_utility(utilities: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """
     check_utilities(utilities, offsets)
     graded = ~np.isnan(utilities)
+    if graded.all():  # the usual case, a third of the time of the other
+        return mean_per_prompt(utilities, offsets)
     return mean_per_prompt(utilities[graded], offsets_of_subset(graded, offsets))
 
 
@@ -98,7 +100,7 @@ def drop_ungraded(
 def check_utilities(utilities: np.ndarray, offsets: np.ndarray) -> None:
     """Raise a ValueError where a utility leaves [0, 1] or the layout does not fit; NaN is allowed."""
     check_layout(offsets, utilities)
-    if np.any((utilities < 0.0) | (utilities > 1.0)):
+    if utilities.size and (np.fmin.reduce(utilities) < 0.0 or np.fmax.reduce(utilities) > 1.0):
         raise ValueError("utilities must lie in [0, 1] (NaN where the grader failed)")
 
 

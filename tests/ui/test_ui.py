@@ -130,6 +130,7 @@ def test_lineage_shows_base_iterations_and_report(server: Server, page: Page) ->
         "mini__iteration_0",
         "mini__iteration_1",
         "mini__iteration_2",
+        "mini__analysis",
         "mini__report",
     ):
         page.get_by_text(group, exact=False).first.wait_for(timeout=60_000)
