@@ -13,9 +13,11 @@ from dagster._utils.warnings import PreviewWarning
 from assets.stage_asset import asset_key, partitions
 from resources.store import StoreResource
 from si_dagster.analysis.diversity import collapsed
-from si_dagster.plan import Plan
+from si_dagster.plan import Node, Plan
 from si_dagster.stages.hygiene import training_hygiene
+from si_dagster.stages.probes import CANARY, probe_acceptance
 from si_dagster.store.layout import Address
+from si_dagster.verification.catalogue import load_method
 
 GATE = "gap_is_open"
 MAX_GRADER_ERRORS = 0.01
@@ -82,6 +84,36 @@ def graders_work(plan: Plan, iteration: int) -> dg.AssetChecksDefinition:
 
     description = f"At most {MAX_GRADER_ERRORS:.0%} of the generations could not be graded."
     return _partitioned(plan, "utilities", iteration, "graders_work", description, check)
+
+
+def canaries_are_refused(plan: Plan, iteration: int) -> dg.AssetChecksDefinition:
+    """No verifier of one iteration accepts more of the canaries than the study allows."""
+    bound = plan.study.probes.max_canary_acceptance
+
+    def check(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
+        shares = {
+            node.address.part or "": _canary_acceptance(plan, node, store)
+            for node in plan.parts("probes", iteration, *_cell(context))
+        }
+        fooled = {part: share for part, share in shares.items() if share > bound}
+        told = ", ".join(f"{part} accepts {share:.1%}" for part, share in (fooled or shares).items())
+        return dg.AssetCheckResult(
+            passed=not fooled,
+            # The loop may go on: what a canary says of training is what the gap says.
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{told} of the canaries; allowed {bound:.1%}",
+            metadata={"canary_acceptance": dg.MetadataValue.json(shares), "allowed": bound},
+        )
+
+    description = f"Every verifier refuses all but {bound:.0%} of the canaries: wrong answers made to pass."
+    return _partitioned(plan, "probes", iteration, "canaries_are_refused", description, check)
+
+
+def _canary_acceptance(plan: Plan, node: Node, store: StoreResource) -> float:
+    name = (node.address.part or "").partition(".")[2]
+    method = load_method(plan.study.verification_named(name).method)
+    outcome = probe_acceptance(store.store.require(node.address).read(), method.accepts_from)
+    return float(outcome.filter(pl.col("kind") == CANARY)["accepted"].mean() or 0.0)  # pyright: ignore[reportArgumentType]
 
 
 def no_evaluation_prompt_in_training_rows(plan: Plan, iteration: int) -> dg.AssetChecksDefinition:

@@ -13,7 +13,7 @@ CARD = """The generation-verification gap J(f_t[w]) - J(f_t), and everything tha
 On evaluation prompts also the paired change of J against the iteration before and the base, and the
 update error J(f_t-1[w]) - J(f_t). Intervals are cluster bootstraps over prompts.
 
-Reads: utilities, verifications; of the iteration before: utilities and verifications; of the
+Reads: utilities, verifications, probes; of the iteration before: utilities and verifications; of the
 base: utilities.
 
 Writes: one row: gap, relative gap, pooled gap, pass@k, maj@k, diversity, verifier quality, as in
@@ -26,7 +26,7 @@ def materialize(run: StageRun) -> dict[str, Any]:
     inputs = run.node.inputs
     optional = {
         role: run.read(role) if role in inputs else None
-        for role in ("previous_utilities", "previous_verifications", "base_utilities")
+        for role in ("previous_utilities", "previous_verifications", "base_utilities", "probes")
     }
     tables = IterationTables(
         utilities=run.read("utilities"),

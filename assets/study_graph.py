@@ -15,6 +15,7 @@ from assets import (
     filtered_set,
     gap_metrics,
     generations,
+    probes,
     prompts,
     report,
     utilities,
@@ -29,6 +30,7 @@ from assets.automation import (
 )
 from assets.checks import (
     answers_have_not_collapsed,
+    canaries_are_refused,
     gap_is_open,
     graders_work,
     no_evaluation_prompt_in_training_rows,
@@ -63,6 +65,7 @@ STAGES = {
         _stage(generations, {"huggingface", "parquet"}, max_retries=1),
         _stage(utilities, {"python", "parquet"}),
         _stage(verifications, {"huggingface", "parquet"}, max_retries=1),
+        _stage(probes, {"huggingface", "parquet"}, max_retries=1),
         _stage(filtered_set, {"polars", "parquet"}),
         _stage(checkpoint, {"pytorch", "huggingface"}),
         _stage(gap_metrics, {"numpy", "parquet"}),
@@ -85,6 +88,11 @@ def study_definitions(study: Study) -> dg.Definitions:
     ]
     checks += [graders_work(plan, iteration) for iteration in range(study.iterations + 1)]
     checks.append(answers_have_not_collapsed(plan))
+    checks += [
+        canaries_are_refused(plan, node.address.iteration)
+        for path, (node, *_) in plan.assets.items()
+        if node.address.stage == "probes" and node.address.iteration is not None
+    ]
     job = study_job(plan, [asset.key for asset in assets])
     return dg.Definitions(
         assets=[*assets, *(analysis_asset(plan, name) for name in ANALYSES), report_asset(plan)],

@@ -20,6 +20,7 @@ from si_dagster.study import BASE, SELF, ModelSpec, Study, VerificationSpec
 from si_dagster.tasks.base import DealsRows, MakesPrompts, PromptStyle, ReadsFiles, Split, Task, TaskRow
 from si_dagster.tasks.catalogue import load_task
 from si_dagster.verification.base import VerificationMethod
+from si_dagster.verification.canaries import INJECTIONS, OPENERS
 from si_dagster.verification.catalogue import load_method
 
 CODE_VERSIONS = {
@@ -28,6 +29,7 @@ CODE_VERSIONS = {
     "generations": "1",
     "utilities": "1",
     "verifications": "1",
+    "probes": "1",
     "filtered_set": "1",
     "checkpoint": "1",
     "gap_metrics": "1",
@@ -41,6 +43,7 @@ ITERATION_STAGES = (
     "generations",
     "utilities",
     "verifications",
+    "probes",
     "filtered_set",
     "checkpoint",
     "gap_metrics",
@@ -48,10 +51,13 @@ ITERATION_STAGES = (
 UPDATE_STAGES = ("filtered_set", "checkpoint")
 """Stages that the last, measured only, iteration does not have."""
 
+GATED_STAGES = ("generations", "probes")
+"""The first stages of an iteration that ask its policy anything: they wait for the gap of the one before."""
+
 SUMMARIES = (*ANALYSES, "report")
 """Stages that follow the loop and sum it up, made from whatever is there."""
 
-TRUTH_STAGES = ("utilities", "gap_metrics", *SUMMARIES)
+TRUTH_STAGES = ("utilities", "probes", "gap_metrics", *SUMMARIES)
 """Stages that see ground truth. No input edge leads from them to a filtered set or a checkpoint, unless the
 study says `oracle: true` and takes its weights from an oracle's verifications."""
 
@@ -132,7 +138,7 @@ class Plan:
 
     def gate(self, stage: str, iteration: int | None) -> int | None:
         """The iteration whose gap this stage waits for, if any."""
-        waiting = {"generations"}
+        waiting = set(GATED_STAGES)
         if any(isinstance(self.task(task.name), MakesPrompts) for task in self.study.tasks):
             waiting.add("prompts")
         return iteration - 1 if stage in waiting and iteration else None
@@ -192,6 +198,7 @@ class Plan:
                     yield self._generations(iteration, cell, split)
                     yield self._utilities(iteration, cell, split)
                     yield from self._verifications(iteration, cell, split)
+                yield from self._probes(iteration, cell)
             for cell in cells:
                 if iteration < self.study.iterations:
                     yield self._filtered_set(iteration, cell)
@@ -281,6 +288,30 @@ class Plan:
             part = verification_part(split, spec.name)
             yield self._node(self.address("verifications", iteration, cell, part), fields, inputs)
 
+    def _probes(self, iteration: int, cell: tuple[str, str]) -> Iterator[Node]:
+        """Gold answers and canaries for every verification that calls a policy, on evaluation prompts."""
+        for spec in self.study.verification if self.study.probes.num_prompts else ():
+            method, task = load_method(spec.method), self.task(cell[1])
+            if not method.calls_verifier:
+                continue
+            verifier = self.verifier(spec, iteration, cell)
+            fields = {
+                "verification": spec.scoring_fields(),
+                "method_version": method.version,
+                "template": _verification_digest(task, method, self.study.model(verifier.model or "").style),
+                "num_prompts": self.study.probes.num_prompts,
+                "canaries": digest(f"{OPENERS}{INJECTIONS}")[:16],
+                "grader_version": task.grader_version,
+                "seed": derive_seed(self.study.seed, "probes", iteration, spec.name),
+            }
+            if self.study.scripted:
+                fields["engine"] = "scripted"
+            inputs = {"prompts": self.address("prompts", iteration, cell, "eval"), "verifier": verifier}
+            yield self._node(self._probes_address(iteration, cell, spec), fields, inputs)
+
+    def _probes_address(self, iteration: int, cell: tuple[str, str], spec: VerificationSpec) -> Address:
+        return self.address("probes", iteration, cell, verification_part("eval", spec.name))
+
     def _filtered_set(self, iteration: int, cell: tuple[str, str]) -> Node:
         spec = self.study.weighting_verification()
         if load_method(spec.method).sees_truth and not self.study.oracle:
@@ -340,6 +371,8 @@ class Plan:
             "utilities": self.address("utilities", iteration, cell, split),
             "verifications": self.address("verifications", iteration, cell, part),
         }
+        if split == "eval" and self.study.probes.num_prompts and load_method(spec.method).calls_verifier:
+            inputs["probes"] = self._probes_address(iteration, cell, spec)
         if split == "eval" and iteration > 0:
             inputs["previous_utilities"] = self.address("utilities", iteration - 1, cell, split)
             inputs["base_utilities"] = self.address("utilities", 0, cell, split)

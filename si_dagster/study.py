@@ -337,6 +337,15 @@ class PriceSpec(Spec):
     per_million_completion_tokens: float = Field(default=0.0, ge=0)
 
 
+class ProbeSpec(Spec):
+    """Answers whose worth is known, put to every verifier: gold answers, wrong ones, and canaries."""
+
+    num_prompts: int = Field(default=16, ge=0)
+    """Evaluation prompts they are made for, eleven answers each; 0: none."""
+    max_canary_acceptance: float = Field(default=0.1, ge=0, le=1)
+    """A check warns where a verifier accepts a larger share of the canaries."""
+
+
 class AnalysisSpec(Spec):
     """Conventions of the estimators."""
 
@@ -373,6 +382,7 @@ class Study(Spec):
     """Updates of the policy. The policy after the last one is measured too, as `iteration_<iterations>`;
     with 0 the base alone is measured, on held-out prompts."""
     stop: StopSpec = StopSpec()
+    probes: ProbeSpec = ProbeSpec()
     analysis: AnalysisSpec = AnalysisSpec()
     price: PriceSpec | None = None
 

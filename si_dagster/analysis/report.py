@@ -13,7 +13,7 @@ import polars as pl
 import yaml
 
 from si_dagster.analysis.plots import iteration_chart, to_svg
-from si_dagster.analysis.table import shown_rows
+from si_dagster.analysis.table import VERIFIERS, shown_rows
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto;
@@ -33,6 +33,13 @@ what reweighting by its own verification would gain. The update error is J(f_t-1
 distillation lost of it (negative: it did better). Brackets are {confidence:.0%} intervals from a cluster
 bootstrap over prompts; differences between iterations are paired by prompt. Coverage is the share of prompts
 on which the verifier kept at least one sample, retained the share of samples it kept.
+"""
+
+VERIFIERS_READING = """
+Right and wrong kept are the shares of right and of wrong answers with a positive weight. Gold accepted is the
+share of gold answers that the verifier calls right, canaries accepted that of wrong answers made to pass for
+right (empty openers, injected verdicts); for methods whose scores only rank, a canary is accepted where it
+would be kept before the gold answer.
 """
 
 
@@ -99,6 +106,8 @@ def html_report(
         "<h2>What the intervals allow to say</h2><ul>",
         *[f"<li>{html.escape(sentence)}</li>" for sentence in findings(metrics)],
         "</ul><h2>Training prompts</h2>" + _table(shown_rows(metrics, "train")),
+        "<h2>Verifiers</h2>" + _table(shown_rows(metrics, "eval", VERIFIERS)),
+        f"<p>{html.escape(VERIFIERS_READING)}</p>",
         *map(_section, sections),
         "<h2>Cost</h2>" + _table(costs),
         f"<h2>The study</h2><pre>{html.escape(yaml.safe_dump(study, sort_keys=False))}</pre>",

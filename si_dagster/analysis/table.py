@@ -4,7 +4,7 @@ It selects and rounds for display; programs get full precision. It computes noth
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -54,6 +54,12 @@ GAP_COLUMNS = (
     "fpr",
     "auroc",
     "auroc_per_prompt",
+    "gold_acceptance",
+    "gold_acceptance_low",
+    "gold_acceptance_high",
+    "canary_acceptance",
+    "canary_acceptance_low",
+    "canary_acceptance_high",
     "strict_expected_utility",
     "distinct_answers",
     "answer_entropy",
@@ -76,6 +82,18 @@ SHOWN = {
 }
 """Column -> heading of the table a person reads."""
 
+VERIFIERS = {
+    "iteration": "t",
+    "verification": "verification",
+    "gap": "gap",
+    "tpr": "right kept",
+    "fpr": "wrong kept",
+    "auroc_per_prompt": "AUROC in a prompt",
+    "gold_acceptance": "gold accepted",
+    "canary_acceptance": "canaries accepted",
+}
+"""The same of the table of verifiers."""
+
 
 def gap_rows(metrics: pl.DataFrame) -> list[dict[str, Any]]:
     """All rows at full precision, in reading order; `pass_at_k` as an object k -> pass@k."""
@@ -84,13 +102,15 @@ def gap_rows(metrics: pl.DataFrame) -> list[dict[str, Any]]:
     return [{**row, "pass_at_k": json.loads(row["pass_at_k"])} for row in rows]
 
 
-def shown_rows(metrics: pl.DataFrame, split: str = "eval") -> list[dict[str, str]]:
+def shown_rows(
+    metrics: pl.DataFrame, split: str = "eval", columns: Mapping[str, str] = SHOWN
+) -> list[dict[str, str]]:
     """Rows of one split as text, intervals in brackets, `-` where a value does not exist.
 
     Several studies, models, tasks or verifications get columns of their own.
     """
     cells = [name for name in ("study", "model", "task", "verification") if metrics[name].n_unique() > 1]
-    headings = {**{name: name for name in cells}, **SHOWN}
+    headings = {**{name: name for name in cells}, **columns}
     rows = [row for row in gap_rows(metrics) if row["split"] == split]
     return [{heading: interval_text(row, name) for name, heading in headings.items()} for row in rows]
 

@@ -15,13 +15,15 @@ import polars as pl
 from si_dagster.core import gap, update
 from si_dagster.core.diversity import answer_entropy, distinct_answers
 from si_dagster.core.fingerprint import derive_seed
-from si_dagster.core.intervals import Interval
+from si_dagster.core.intervals import Interval, bootstrap_mean
 from si_dagster.core.pass_at_k import majority_at_k, pass_at_k
 from si_dagster.core.samples import mean_or_nan
 from si_dagster.core.verifier_quality import verifier_quality
+from si_dagster.stages.probes import CANARY, GOLD, acceptance_of, probe_acceptance
 from si_dagster.stages.samples import PolicySamples, floats
 from si_dagster.stages.weighting import proxy_utilities, sample_weights
 from si_dagster.study import Study, VerificationSpec
+from si_dagster.verification.catalogue import load_method
 
 MAJORITY_K = 8
 
@@ -37,6 +39,7 @@ class IterationTables:
         previous_verifications: Those that weighted the training of the current policy; `None` in iteration 0
             and where another verification did.
         base_utilities: Of the base policy; `None` in iteration 0.
+        probes: The same verifier's verdicts on gold answers and canaries; `None` where there are none.
     """
 
     utilities: pl.DataFrame
@@ -44,6 +47,7 @@ class IterationTables:
     previous_utilities: pl.DataFrame | None = None
     previous_verifications: pl.DataFrame | None = None
     base_utilities: pl.DataFrame | None = None
+    probes: pl.DataFrame | None = None
 
 
 def gap_metric_row(study: Study, spec: VerificationSpec, tables: IterationTables) -> dict[str, Any]:
@@ -58,6 +62,7 @@ def gap_metric_row(study: Study, spec: VerificationSpec, tables: IterationTables
         | _paired_metrics(study, samples, tables)
         | _verification_metrics(study, spec, samples, tables.verifications)
         | _update_metrics(study, spec, samples, tables)
+        | _acceptance_metrics(study, spec, tables.probes)
     )
     return {name: _null_if_nan(value) for name, value in row.items()}
 
@@ -77,6 +82,17 @@ def _policy_metrics(study: Study, samples: PolicySamples) -> dict[str, Any]:
         "distinct_answers": float(distinct_answers(samples.answers, offsets).mean()),
         "answer_entropy": mean_or_nan(answer_entropy(samples.answers, offsets)),
     }
+
+
+def _acceptance_metrics(study: Study, spec: VerificationSpec, probes: pl.DataFrame | None) -> dict[str, Any]:
+    """Shares of gold answers and canaries that the verifier accepts."""
+    metrics: dict[str, Any] = {}
+    outcome = None if probes is None else probe_acceptance(probes, load_method(spec.method).accepts_from)
+    for kind in (GOLD, CANARY):
+        shares = np.array([np.nan]) if outcome is None else acceptance_of(kind, outcome)
+        interval = None if np.isnan(shares).all() else bootstrap_mean(shares, **bootstrap_options(study))
+        metrics |= _interval_columns(f"{kind}_acceptance", interval)
+    return metrics
 
 
 def bootstrap_options(study: Study) -> dict[str, Any]:

@@ -158,10 +158,13 @@ def _accepts(column: Column, found: pl.DataType) -> bool:
     return column.nullable and found == pl.Null()
 
 
-def interval_columns(name: str, description: str, nullable: bool = True) -> tuple[Column, Column, Column]:
+def interval_columns(
+    name: str, description: str, nullable: bool = True, added: bool = False
+) -> tuple[Column, Column, Column]:
     """A number with the ends of its interval."""
+    low, high = (f"{end} end of the bootstrap interval of {name}." for end in ("Lower", "Upper"))
     return (
-        Column(name, "float", description, nullable),
-        Column(f"{name}_low", "float", f"Lower end of the bootstrap interval of {name}.", True),
-        Column(f"{name}_high", "float", f"Upper end of the bootstrap interval of {name}.", True),
+        Column(name, "float", description, nullable, added=added),
+        Column(f"{name}_low", "float", low, True, added=added),
+        Column(f"{name}_high", "float", high, True, added=added),
     )

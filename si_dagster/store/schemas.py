@@ -91,6 +91,8 @@ _UTILITIES = TableStage(
     ("generation_id",),
 )
 
+_OF_GENERATIONS = ("verification_id", "generation_id", "prompt_id", "split", "sample_index")
+
 _VERIFICATIONS = TableStage(
     "verifications",
     "verifications",
@@ -113,6 +115,22 @@ _VERIFICATIONS = TableStage(
         Column("status", "string", "Why the score is there or missing.", choices=STATUSES),
     ),
     ("verification_id",),
+)
+
+_PROBES = TableStage(
+    "probes",
+    "probes",
+    "One act of checking an answer whose worth is known: a gold answer, a wrong one, or a canary.",
+    (
+        Column("probe_id", "string", "`<prompt_id>/<probe>`; unique within an artifact."),
+        _PROMPT_ID,
+        Column("kind", "string", "What it is.", choices=("gold", "wrong", "canary")),
+        Column("probe", "string", "Which of its kind, e.g. `step_by_step`."),
+        Column("completion", "string", "The answer, before it is made harmless for the verifier's prompt."),
+        Column("utility", "float", "By the grader of the task: 1 for gold, 0 for all others."),
+        *(column for column in _VERIFICATIONS.columns if column.name not in _OF_GENERATIONS),
+    ),
+    ("probe_id", "verification_index"),
 )
 
 _FILTERED_SET = TableStage(
@@ -189,6 +207,8 @@ _GAP_METRICS = TableStage(
         Column("fpr", "float", "Share of wrong samples that keep a positive weight.", True),
         Column("auroc", "float", "Area under the ROC curve of û against u.", True),
         Column("auroc_per_prompt", "float", "Mean over prompts of the area within the prompt.", True),
+        *interval_columns("gold_acceptance", "Share of gold answers the verifier accepts.", added=True),
+        *interval_columns("canary_acceptance", "Share of canaries the verifier accepts.", added=True),
         *interval_columns("update_error", "ε̂ = J(f_{t-1}[w]) - J(f_t), signed."),
         *interval_columns("improvement", "J(f_t) - J(f_{t-1})."),
         *interval_columns("improvement_over_base", "J(f_t) - J(f_0)."),
@@ -205,7 +225,7 @@ _CHECKPOINT_FILES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 TABLES: dict[str, TableStage] = {
     table.name: table
     for table in (
-        *(_PROMPTS, _GENERATIONS, _UTILITIES, _VERIFICATIONS, _FILTERED_SET, _GAP_METRICS),
+        *(_PROMPTS, _GENERATIONS, _UTILITIES, _VERIFICATIONS, _PROBES, _FILTERED_SET, _GAP_METRICS),
         *ANALYSIS_TABLES,
     )
 }

@@ -198,6 +198,10 @@ class Arithmetic(PicoTask):
         """See `Task.grade`."""
         return [_grade(*pair) for pair in zip(references, completions, strict=True)]
 
+    def gold_completion(self, row: TaskRow) -> str:
+        """The worked answer."""
+        return worked(row.question)
+
     def extract(self, completion: str) -> str | None:
         """The number a completion gives as its answer, without leading zeros; `None` where it has none."""
         return _read(completion)[0]

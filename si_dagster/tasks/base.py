@@ -186,5 +186,14 @@ def data_files(task: Task) -> list[Path]:
     return task.data_files() if isinstance(task, ReadsFiles) else []
 
 
+@runtime_checkable
+class ShowsGold(Protocol):
+    """A task that can write a right answer down; verifiers are shown it, never policies that generate."""
+
+    def gold_completion(self, row: TaskRow) -> str | None:
+        """A completion that gives the reference as its answer; `None` where the reference is no answer."""
+        ...
+
+
 class TaskDataError(ValueError):
     """The data of a task is missing, unreadable or too small; the message says where and what to do."""

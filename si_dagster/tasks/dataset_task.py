@@ -244,6 +244,10 @@ class DatasetTask:
         """The answer of a completion in the form equal answers share; no reference is read."""
         return self.grader.extract(completion)
 
+    def gold_completion(self, row: TaskRow) -> str | None:
+        """The reference in the format the grader reads; the reasoning is not stored, so there is none."""
+        return self.grader.gold_text(row.reference)
+
     def _styled(self, style: PromptStyle) -> PromptStyle:
         if style == "pico":
             raise TaskDataError(f"task {self.name} has prompts in the styles text and chat, not pico")

@@ -135,6 +135,10 @@ class Facts(PicoTask):
         """See `Task.grade`."""
         return [_grade(*pair) for pair in zip(references, completions, strict=True)]
 
+    def gold_completion(self, row: TaskRow) -> str:
+        """The value."""
+        return row.reference
+
     def extract(self, completion: str) -> str | None:
         """The last value in a completion; `None` where it has none."""
         found = _WORD.findall(completion)

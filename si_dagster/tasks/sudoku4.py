@@ -254,6 +254,10 @@ class Sudoku4:
         """See `Task.grade`; a reference holds its puzzle, since a puzzle may have several solutions."""
         return [_grade(*pair) for pair in zip(references, completions, strict=True)]
 
+    def gold_completion(self, row: TaskRow) -> str:
+        """The grid the puzzle was made from."""
+        return row.reference.partition("=")[2]
+
     def extract(self, completion: str) -> str | None:
         """The sixteen digits of a completion; `None` where it has none."""
         return _sixteen_digits(completion)

@@ -108,11 +108,12 @@ def test_an_oracle_that_trains_is_seen_in_the_graph() -> None:
     assert "mini/iteration_0/utilities" in data_ancestors(lines, "mini/iteration_0/filtered_set")
 
 
-def test_the_only_gates_lead_from_a_gap_to_the_generations_after_it(graph: dg.Definitions) -> None:
+def test_the_only_gates_lead_from_a_gap_to_generations_and_probes_after_it(graph: dg.Definitions) -> None:
     gates = [line for line in edge_lines(graph) if line.endswith("(gate)")]
     assert gates == [
-        f"quickstart/iteration_{t}/gap_metrics -> quickstart/iteration_{t + 1}/generations (gate)"
+        f"quickstart/iteration_{t}/gap_metrics -> quickstart/iteration_{t + 1}/{stage} (gate)"
         for t in range(QUICKSTART.iterations)
+        for stage in ("generations", "probes")
     ]
 
 
@@ -148,7 +149,7 @@ def test_more_iterations_leave_earlier_artifacts_alone() -> None:
     ("override", "changed"),
     [
         ("generation.temperature=0.5", {"generations"}),
-        ("verification.0.num_verifications=2", {"verifications"}),
+        ("verification.0.num_verifications=2", {"verifications", "probes"}),
         ("weighting.q=0.5", {"filtered_set", "gap_metrics", *ANALYSES}),
         ("weighting.beta=9", set()),  # not a parameter of the quantile rule
         ("distillation.learning_rate=0.002", {"checkpoint"}),

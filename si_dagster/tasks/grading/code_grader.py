@@ -95,6 +95,10 @@ class CodeGrader:
         found = flexible_code(completion, frozenset())
         return normal_code(found.answer) if found else None
 
+    def gold_text(self, reference: str) -> str | None:
+        """None: a reference holds tests, not the program."""
+        return None
+
     def _found(self, reference: str, completion: str) -> tuple[Extraction | None, Extraction | None] | str:
         """Flexible and strict extraction, or what is wrong with the reference."""
         try:

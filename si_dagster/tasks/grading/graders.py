@@ -48,6 +48,10 @@ class Grader(Protocol):
         """The answer of a completion as `Grade.extracted` holds it, without a reference."""
         ...
 
+    def gold_text(self, reference: str) -> str | None:
+        """A completion that says the reference in the strict format; `None` where it is no answer."""
+        ...
+
 
 @dataclass(frozen=True)
 class _Outcome:
@@ -114,6 +118,11 @@ class _PairGrader:
     read_reference: Callable[[str], str]
     read_answer: Callable[[str], str]
     comparer: AnswerComparer
+    gold_format: str = "{}"
+
+    def gold_text(self, reference: str) -> str | None:
+        """See `Grader`."""
+        return self.gold_format.format(self.read_reference(reference))
 
     def grade(self, references: Sequence[str], completions: Sequence[str]) -> list[Grade]:
         """One grade a row; see `Grader`."""
@@ -230,13 +239,20 @@ def number_grader(time_limit_s: float = 5.0) -> Grader:
         number_reference,
         number_form,
         AnswerComparer(time_limit_s),
+        "#### {}",
     )
 
 
 def math_grader(time_limit_s: float = 5.0, pool: WorkerPool | None = None) -> Grader:
     """Competition mathematics with LaTeX answers: MATH. Strict wants a box or Minerva's final sentence."""
     return _PairGrader(
-        "math-1", strict_math, flexible_math, math_reference, normal_form, AnswerComparer(time_limit_s, pool)
+        "math-1",
+        strict_math,
+        flexible_math,
+        math_reference,
+        normal_form,
+        AnswerComparer(time_limit_s, pool),
+        "The final answer is $\\boxed{{{}}}$.",
     )
 
 
@@ -307,6 +323,14 @@ class ExactMatchGrader:
         """The first line in SQuAD's form; see `Grader`."""
         found = first_line(completion)
         return squad_form(found.answer) if found else None
+
+    def gold_text(self, reference: str) -> str | None:
+        """The first accepted answer; see `Grader`."""
+        try:
+            answers = loads(reference)
+        except JSONDecodeError:
+            answers = reference
+        return str(answers[0]) if isinstance(answers, list) and answers else reference
 
     def _one(self, reference: str, completion: str) -> Grade:
         found = first_line(completion)
