@@ -14,6 +14,7 @@ from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store
 from si_dagster.store.atomic import write_bytes
 from si_dagster.store.layout import Address
+from si_dagster.store.schemas import TABLES
 
 CARD = """The study on one page: J, gap and pass@k over iterations, and what the intervals allow to say.
 
@@ -72,7 +73,11 @@ def study_metrics(plan: Plan, store: Store) -> pl.DataFrame:
     addresses = [a for a in plan.nodes if a.stage == "gap_metrics" and store.manifest(a)]
     if not addresses:
         raise ValueError(f"no gap_metrics of {plan.study.name!r} are materialized yet")
-    return pl.concat([store.require(address).read() for address in addresses])
+    table = TABLES["gap_metrics"]
+    # Metrics of training prompts may be from before a column was added.
+    return pl.concat(
+        table.filled(store.require(address).read()).select(table.dtypes.keys()) for address in addresses
+    )
 
 
 def stop_reason(plan: Plan, metrics: pl.DataFrame) -> str | None:
