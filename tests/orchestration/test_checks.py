@@ -149,3 +149,19 @@ def test_recited_evaluation_prompts_and_near_copies_are_found() -> None:
     assert [pair[:2] for pair in found.near_duplicate_prompts] == [("train-1", "eval-0")]
     assert not found.is_clean
     assert training_hygiene(rows.head(1), train, held).is_clean
+
+
+def test_a_verifier_that_takes_canaries_for_answers_is_told_above_the_studys_bound(finished: Path) -> None:
+    """The mini verifier has learned one word, so it accepts every canary, as it does every answer."""
+    study = load_study(MINI)
+    (row,) = Store(finished).require(Plan(study).deciding_gap(0, CELL)).read().to_dicts()
+    share = row["canary_acceptance"]
+    assert row["canary_acceptance_low"] <= share <= row["canary_acceptance_high"]
+    assert 0 <= row["gold_acceptance"] <= 1
+    for bound, passes in ((share, True), (share / 2, share == 0)):
+        probes = study.probes.model_copy(update={"max_canary_acceptance": bound})
+        plan = Plan(study.model_copy(update={"probes": probes}))
+        found = evaluate(canaries_are_refused(plan, 0), finished)
+        assert found.passed == passes
+        assert found.severity == dg.AssetCheckSeverity.WARN
+        assert found.metadata["canary_acceptance"].value == {"eval.multiple_choice": share}
