@@ -7,7 +7,12 @@ import polars as pl
 import pytest
 from conftest import MINI
 
-from assets.checks import gap_is_open, graders_work, no_evaluation_prompt_in_training_rows
+from assets.checks import (
+    canaries_are_refused,
+    gap_is_open,
+    graders_work,
+    no_evaluation_prompt_in_training_rows,
+)
 from assets.stage_asset import partitions
 from resources.store import StoreResource
 from si_dagster.instance import open_instance
@@ -152,7 +157,7 @@ def test_recited_evaluation_prompts_and_near_copies_are_found() -> None:
 
 
 def test_a_verifier_that_takes_canaries_for_answers_is_told_above_the_studys_bound(finished: Path) -> None:
-    """The mini verifier has learned one word, so it accepts every canary, as it does every answer."""
+    """The mini verifier says correct to nearly all, canaries included."""
     study = load_study(MINI)
     (row,) = Store(finished).require(Plan(study).deciding_gap(0, CELL)).read().to_dicts()
     share = row["canary_acceptance"]
