@@ -9,16 +9,18 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import yaml
 from dagster._core.errors import DagsterPipesExecutionError
 from dagster._utils.warnings import PreviewWarning
 from pydantic import Field
 
 from si_dagster.training.faults import exit_reason, fault_file
-from si_dagster.training.specs import FineTuningSpec
+from si_dagster.training.specs import Execution, FineTuningSpec
 
 DEFAULT_ENV = {
     "PYTHONUNBUFFERED": "1",
@@ -27,29 +29,39 @@ DEFAULT_ENV = {
 }
 
 
-def execution_from_environment() -> dict[str, Any]:
-    """The JSON object in SI_DAGSTER_TRAINER; empty where there is none.
+def execution_of(settings: Sequence[str]) -> dict[str, Any]:
+    """Fields of `Execution` from `name=value` pairs, values read as YAML.
 
     Raises:
-        ValueError: If it is no JSON object.
+        ValueError: If a pair is none, names no field, or has a value that does not fit.
+
+    Examples:
+        >>> execution_of(["num_processes=2", "deepspeed=zero2"])
+        {'num_processes': 2, 'deepspeed': 'zero2'}
     """
-    text = os.environ.get("SI_DAGSTER_TRAINER") or "{}"
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f'SI_DAGSTER_TRAINER: {text!r} is no JSON object like {{"num_processes": 2}}')
-    return found
+    fields = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in Execution.model_fields:
+            known = ", ".join(Execution.model_fields)
+            raise ValueError(f"trainer option {setting!r}: write name=value; names are {known}")
+        fields[name] = yaml.safe_load(value)
+    Execution.model_validate(fields)
+    return fields
+
+
+def execution_of_environment() -> dict[str, Any]:
+    """The `name=value` pairs of SI_DAGSTER_TRAINER_OPTIONS, between spaces."""
+    return execution_of(os.environ.get("SI_DAGSTER_TRAINER_OPTIONS", "").split())
 
 
 class TrainerResource(dg.ConfigurableResource):
     """Turns a training set into a checkpoint folder."""
 
-    execution: dict[str, Any] = Field(default_factory=execution_from_environment)
+    execution: dict[str, Any] = Field(default_factory=execution_of_environment)
     """How fine-tuning runs: fields of `si_dagster.training.specs.Execution` (num_processes, deepspeed,
-    micro_batch_size, bf16, gradient_checkpointing, packing, save_steps, device); default: the JSON object in
-    SI_DAGSTER_TRAINER."""
+    micro_batch_size, bf16, gradient_checkpointing, packing, save_steps, device); default: the `name=value`
+    pairs of SI_DAGSTER_TRAINER_OPTIONS."""
     env: dict[str, str] = Field(default_factory=dict)
     """Environment of the training process (OMP_NUM_THREADS, CUDA_VISIBLE_DEVICES), beside the inherited."""
 

@@ -52,6 +52,12 @@ EngineSettings = Annotated[
         "--engine-option", metavar="NAME=VALUE", help="Setting of the engine: dtype=float32; repeatable."
     ),
 ]
+TrainerSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trainer-option", metavar="NAME=VALUE", help="How training runs: num_processes=2; repeatable."
+    ),
+]
 
 
 def main() -> None:
@@ -111,6 +117,7 @@ def run(
         int, typer.Option("--chunk-prompts", min=1, help="Prompts a chunk: what a killed run loses at most.")
     ] = 256,
     engine_option: EngineSettings = None,
+    trainer_option: TrainerSettings = None,
     supersede: Annotated[
         bool, typer.Option("--supersede", help="Move artifacts of another recipe aside and make them anew.")
     ] = False,
@@ -121,6 +128,7 @@ def run(
 
     from resources.engine import EngineResource
     from resources.store import StoreResource
+    from resources.trainer import TrainerResource, execution_of
     from si_dagster.runs import find_study, run_study
 
     scripted = ["scripted=true"] if engine == "scripted" else []
@@ -132,6 +140,7 @@ def run(
             StoreResource(supersede=supersede),
             resource,
             quiet=as_json,
+            trainer=TrainerResource(execution=execution_of(trainer_option)) if trainer_option else None,
         )
     except RecipeDrift as drift:
         raise RecipeDrift(f"{drift}:\n  {command} --supersede", drift.fields) from None

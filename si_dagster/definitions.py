@@ -63,14 +63,17 @@ def engine_of_environment() -> EngineResource:
 
 
 def definitions(
-    studies: list[Study], store: StoreResource | None = None, engine: EngineResource | None = None
+    studies: list[Study],
+    store: StoreResource | None = None,
+    engine: EngineResource | None = None,
+    trainer: TrainerResource | None = None,
 ) -> dg.Definitions:
     """The graphs of some studies, with their resources."""
     bound = dg.Definitions(
         resources={
             "store": store or StoreResource(),
             "engine": engine or engine_of_environment(),
-            "trainer": TrainerResource(),
+            "trainer": trainer or TrainerResource(),
         },
         # One process a run: a step costs .05 s instead of 2, and heavy work has processes of its own.
         executor=dg.in_process_executor,

@@ -20,6 +20,7 @@ from assets.report import stop_reason, study_metrics
 from assets.stage_asset import asset_key, planned
 from resources.engine import EngineResource
 from resources.store import StoreResource
+from resources.trainer import TrainerResource
 from si_dagster.analysis.catalogue import ANALYSES
 from si_dagster.analysis.cost import artifact_costs
 from si_dagster.analysis.table import shown_rows
@@ -124,6 +125,7 @@ def run_study(
     store: StoreResource | None = None,
     engine: EngineResource | None = None,
     quiet: bool = False,
+    trainer: TrainerResource | None = None,
 ) -> Outcome:
     """Run every cell of a study from where it is, then the report.
 
@@ -132,6 +134,7 @@ def run_study(
         store: Where, and whether artifacts of another recipe may be moved aside.
         engine: Which engine, in what portions.
         quiet: No progress on the terminal.
+        trainer: In how many processes and by what means training runs.
 
     Raises:
         RecipeDrift: If anything stored was made by another recipe and may not be moved aside.
@@ -145,7 +148,7 @@ def run_study(
         session(instance, store.path) as tags,
         progress_logger(quiet) as loggers,
     ):
-        graph = definitions([study], store, engine)
+        graph = definitions([study], store, engine, trainer)
         bound = dg.Definitions.merge(graph, dg.Definitions(loggers=loggers))
         job = bound.resolve_job_def(job_name(study.name, "all_iterations"))
         # After the graph is drawn: a copy of which none can be would be left out, with a warning, for ever.

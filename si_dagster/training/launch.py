@@ -10,6 +10,7 @@ import os
 import sys
 
 from si_dagster.processes import exit_with_parent
+from si_dagster.training.faults import exit_reason
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     try:
         torchrun(["--standalone", f"--nproc-per-node={num_processes}", "-m", module, spec_file])
     except ChildFailedError as error:
-        sys.exit(f"training failed: {' '.join(str(error.get_first_failure()[1].message).split())}")
+        sys.exit(f"training failed: {exit_reason(spec_file, error.get_first_failure()[1].exitcode)}")
 
 
 if __name__ == "__main__":

@@ -25,13 +25,14 @@ SMALL = (
     "iterations=2",
     "distillation.replay_iterations=-1",
 )
+PROCESSES = ("--trainer-option", "num_processes=2", "--trainer-option", "device=cpu")
 
 
 @pytest.fixture(scope="module")
 def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which the mini study distilled by DPO, replaying earlier pairs."""
+    """A home in which the mini study distilled by DPO in two processes, replaying earlier pairs."""
     home = tmp_path_factory.mktemp("paired")
-    done = run_cli(home, "run", str(MINI), "name=paired", *SMALL)
+    done = run_cli(home, "run", str(MINI), "name=paired", *SMALL, *PROCESSES)
     assert done.returncode == 0, done.stdout + done.stderr
     return home
 

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 from safetensors.torch import load_file
+from training.rows import spec_file
 
 from si_dagster.engines.base import Prompt, SamplingParams
 from si_dagster.engines.transformers import TransformersEngine
@@ -100,3 +102,41 @@ def test_weights_gathered_from_shards_are_a_checkpoint_of_the_engine(runs):
     engine.close()
     assert completion.num_tokens > 0
     assert not list(folder.glob("*.bin"))
+
+
+def test_ranks_end_with_the_process_that_waits_for_them(tmp_path, base):
+    folder = tmp_path / "killed"
+    file = spec_file(folder, base, ROWS, execution={"device": "cpu", "num_processes": 2}, max_steps=100_000)
+    command = [sys.executable, "-m", "si_dagster.training.launch", "2", "si_dagster.training.sft", file]
+    waiting = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", waiting, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    told = next(line for line in parent.stdout if line.startswith("fine-tuning"))
+    assert "steps" in told
+    descendants = psutil.Process(parent.pid).children(recursive=True)
+    assert len(descendants) >= 3  # the launcher and two ranks
+    parent.kill()
+    parent.wait()
+    gone, alive = psutil.wait_procs(descendants, timeout=30)
+    parent.stdout.close()
+    assert len(gone) >= 3
+    assert not alive
+
+
+def test_the_first_rank_that_fails_says_why_for_all(tmp_path, base):
+    recipe = {"learning_rate": 1e30, "max_steps": 50}
+    file = spec_file(tmp_path / "a", base, ROWS, execution={"device": "cpu", "num_processes": 2}, **recipe)
+    done = subprocess.run(
+        [sys.executable, "-m", "si_dagster.training.launch", "2", "si_dagster.training.sft", file],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "training failed: ValueError: the loss of step" in last
+    assert "lower distillation.learning_rate" in last
+    assert not list((tmp_path / "a" / "out").iterdir())
