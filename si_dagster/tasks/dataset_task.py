@@ -32,7 +32,7 @@ class DatasetTask:
 
     name: ClassVar[str]
     path_options: ClassVar[tuple[str, ...]] = ("path", "train_path", "fewshot_path")
-    grader_version: ClassVar[str] = "1"
+    grader_version: ClassVar[str] = "2"
     LICENCE: ClassVar[str]
     HUB_ID: ClassVar[str]
     HUB_CONFIG: ClassVar[str | None] = None

@@ -43,9 +43,13 @@ _NUMBER = (
     r"(?:[eE][-+]?\d{1,2}(?![a-zA-Z\d]))?|[-−]?(?:\\?\$\s?)?\.\d+"
 )
 _NUMBERS = re.compile(_NUMBER)
+_GOES_ON = re.compile(r"\s?\^|[xyz](?![A-Za-z])")
+"""What makes a number a part of an expression: `36^2`, `36x`."""
+_MINUS = re.compile(r"\b(?:minus|negative)\s*$", re.IGNORECASE)
 _RICH_NUMBER = re.compile(
     r"[-−]?\s?(?:\\?\$)?\d+\s+\d+\s?/\s?\d+"
-    r"|[-−]?\s?\d*\s?\\[dt]?frac\s*(?:\{[^{}]*\}\s*\{[^{}]*\}|\d\d)"
+    r"|\s?\\?\$\s?\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+(?!\d)"
+    r"|[-−]?\s?(?:\\?\$\s?)?\d*\s?\\[dt]?frac\s*(?:\{[^{}]*\}\s*\{[^{}]*\}|\d\d)"
     r"|[-−]?\s?(?:\\?\$)?\d+\s?/\s?\d+(?![\d/])"
     rf"|(?:{_NUMBER})(?:\s?(?:\\times|\\cdot|×|\*|x)\s?10\s?\^\s?(?:\{{-?\d+\}}|-?\d+)"
     rf"|\s+(?:{'|'.join(MULTIPLIERS)})\b|\s?\\?%|\s?[kK](?![a-zA-Z]))?"
@@ -151,7 +155,9 @@ def _boxed_number(part: str) -> Extraction | None:
     if "\\boxed" not in part and "\\fbox" not in part:
         return None
     for _, _, content in reversed(find_boxes(part)):
-        if parse_quantity(normal_form(content)) or _EXPRESSION.search(content):
+        started = _RICH_NUMBER.search(content)
+        goes_on = started is not None and _GOES_ON.match(content, started.end()) is not None
+        if parse_quantity(normal_form(content)) or _EXPRESSION.search(content) or goes_on:
             return Extraction(content.strip(), "boxed")
         if number := _number_of(content) or _word_number(content):
             return Extraction(number, "boxed")
@@ -232,13 +238,18 @@ def _number_of(said: str) -> str | None:
         said.rpartition("=")[2] if "=" in said and any(c.isdigit() for c in said.rpartition("=")[2]) else said
     )
     match = _RICH_NUMBER.search(said)
-    return match[0].strip() if match else None
+    if match is None or _GOES_ON.match(said, match.end()):
+        return None
+    number = match[0].strip()
+    return f"-{number}" if _MINUS.search(said, 0, match.start() + 1) and number[0] not in "-−" else number
 
 
 def _word_number(said: str) -> str | None:
-    for word in re.findall(r"[A-Za-z-]+", said)[:6]:
-        if parse_number_words(word) is not None:
-            return word
+    words = re.findall(r"[A-Za-z-]+", said)[:8]
+    for start in range(len(words)):
+        for end in range(len(words), start, -1):
+            if parse_number_words(" ".join(words[start:end])) is not None:
+                return " ".join(words[start:end])
     return None
 
 

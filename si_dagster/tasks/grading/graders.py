@@ -203,7 +203,7 @@ def number_form(text: str) -> str:
         if value is not None:
             return str(value)
     quantity = parse_quantity(plain)
-    return f"{quantity.canonical()}{'%' if quantity.percent else ''}" if quantity else plain
+    return f"{quantity.spelled()}{'%' if quantity.percent else ''}" if quantity else plain
 
 
 @lru_cache(maxsize=20_000)

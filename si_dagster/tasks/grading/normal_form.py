@@ -27,7 +27,8 @@ _SIZES = re.compile(
 )
 _SPACING = re.compile(r"\\(?:[,;:! ]|q?quad(?![a-z])|hspace\{[^{}]*\}|phantom\{[^{}]*\}|hfill|null)|~")
 _THIN_GROUP = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!|\\!,|\\,|\\!|,\s)\s*(?=\d{3}(?!\d))")
-_FRAC_NAME = re.compile(r"\\[dtc]frac(?![a-z])")
+_FRAC_NAME = re.compile(r"\\[dtc](frac|binom)(?![a-z])")
+_LOG_E = re.compile(r"\\log_\s*(?:\{\s*e\s*\}|e)")
 _BARE_SQRT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
 _PLAIN_SQRT = re.compile(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)")
 _FONT = re.compile(r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathcal|bold|bf|rm|operatorname\*?)\s*\{([^{}]*)\}")  # fmt: skip  # noqa: E501
@@ -156,7 +157,8 @@ def _spell_latex(text: str) -> str:
         text = _SPACING.sub(" ", text)
     text = text.replace(r"\lbrace", r"\{").replace(r"\rbrace", r"\}").replace("{,}", ",")
     text = text.replace("$", "").replace(r"\(", "").replace(r"\)", "").replace(r"\[", "").replace(r"\]", "")
-    text = _FRAC_NAME.sub(r"\\frac", text)
+    text = _FRAC_NAME.sub(r"\\\1", text)
+    text = _LOG_E.sub(r"\\ln", text)
     text = (
         text.replace(r"\leq", r"\le")
         .replace(r"\geq", r"\ge")
@@ -165,7 +167,8 @@ def _spell_latex(text: str) -> str:
     )
     text = _PLAIN_SQRT.sub(r"\\sqrt{\1}", text)
     text = _BARE_SQRT.sub(r"\\sqrt{\1}", text)
-    text = _spell_fractions(text)
+    text = _spell_fractions(text, r"\frac")
+    text = _spell_fractions(text, r"\binom") if r"\binom" in text else text
     text = _DEGREES.sub("", text)
     text = re.sub(r"(?<=\d)\s*(?:percent|per cent)\b", "%", text)
     return text.strip()
@@ -174,11 +177,11 @@ def _spell_latex(text: str) -> str:
 _ARGUMENT = re.compile(r"\s*(\\sqrt\{[^{}]*\}|\\[A-Za-z]+|[0-9A-Za-z])")
 
 
-def _spell_fractions(text: str) -> str:
+def _spell_fractions(text: str, name: str) -> str:
     r"""`\frac12`, `\frac1{72}`, `\frac{\sqrt6}3` and `\frac {1} {2}` all with two braced arguments."""
     position = 0
-    while (position := text.find(r"\frac", position)) >= 0:
-        position += 5
+    while (position := text.find(name, position)) >= 0:
+        position += len(name)
         arguments, end = [], position
         for _ in range(2):
             start = end + len(text[end:]) - len(text[end:].lstrip())
@@ -197,7 +200,8 @@ def _drop_units(text: str) -> str:
     """Fonts off, units off; a base subscript off where the whole answer is one number."""
     if _BASE_NUMBER.fullmatch(text):
         text = _BASE.sub("", text)
-    if _FONT_UNIT.search(text) and re.search(r"\d|\\pi|\\sqrt", text) and not _TIME.search(text):
+    timed = _TIME.search(_FONT.sub(r" \1 ", text))
+    if _FONT_UNIT.search(text) and re.search(r"\d|\\pi|\\sqrt", text) and not timed:
         text = _FONT_UNIT.sub("", text)
     text = _FONT.sub(r" \1 ", text)
     text = _BARE_FONT.sub(" ", text)

@@ -56,6 +56,19 @@ class Quantity:
         """
         return str(self.value)
 
+    def spelled(self) -> str:
+        """As `canonical`, but a decimal stays one: how many places it has decides what it agrees with.
+
+        >>> Quantity(Fraction(1, 2), decimals=2).spelled(), Quantity(Fraction(1, 2)).spelled()
+        ('0.5', '1/2')
+        """
+        if not self.decimals or self.value.denominator == 1:
+            return self.canonical()
+        scaled = abs(self.value.numerator) * 10**self.decimals // self.value.denominator
+        digits = str(scaled).zfill(self.decimals + 1)
+        sign = "-" if self.value < 0 else ""
+        return f"{sign}{digits[: -self.decimals]}.{digits[-self.decimals :]}".rstrip("0")
+
 
 @lru_cache(maxsize=100_000)
 def parse_quantity(text: str) -> Quantity | None:
