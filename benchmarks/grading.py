@@ -1,6 +1,6 @@
 """How fast answers are graded, side by side with bare math-verify.
 
-    python benchmarks/grading.py --data DIR [gsm8k] [math] [mbpp]
+    python benchmarks/grading.py --data DIR [gsm8k] [math] [mbpp] [sandbox_cpu]
 
 GSM8K: completions a second on one core. MATH: 128 samples a prompt that repeat themselves as a model at
 temperature 0.7 does, against math-verify on every sample. MBPP: programs a second on all cores. It does not
@@ -11,11 +11,14 @@ import argparse
 import json
 import os
 import random
+import resource
 import time
 from pathlib import Path
 
+from si_dagster.tasks.grading import sandbox
 from si_dagster.tasks.grading.code_grader import CodeGrader
 from si_dagster.tasks.grading.graders import math_grader, math_reference, number_grader
+from si_dagster.tasks.grading.judging import plan_tests
 from si_dagster.tasks.grading.worker_pool import close_shared_pools
 from si_dagster.tasks.mbpp import Mbpp
 from si_dagster.tasks.sources import read_records
@@ -99,6 +102,26 @@ def mbpp(folder: Path) -> dict[str, float]:
     }
 
 
+def sandbox_cpu(folder: Path) -> dict[str, float]:
+    """CPU seconds of one worker, its judge and its chamber with all programs: the load does not matter."""
+    task = Mbpp(str(folder / "mbpp"))
+    references = [json.loads(task.reference_of(row)) for row in task.tasks if row["task_id"] <= 300]
+    codes = [row["code"] for row in task.tasks if row["task_id"] <= 300]
+    plans = [plan_tests(r["tests"], r["setup"], r["imports"], r["shadowed"]) for r in references]
+    before = _cpu_seconds()
+    passed = sum(sandbox.run_program(code, plan).passed for code, plan in zip(codes, plans, strict=True))
+    seconds = _cpu_seconds() - before
+    return {"programs": len(codes), "passed": passed, "programs_per_cpu_second": len(codes) / seconds}
+
+
+def _cpu_seconds() -> float:
+    chamber = sandbox._chamber("namespaces")._process.pid
+    ticks = Path(f"/proc/{chamber}/stat").read_text().rpartition(")")[2].split()[11:15]
+    own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    inside = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    return inside + sum(usage.ru_utime + usage.ru_stime for usage in own)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -106,7 +129,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("names", nargs="*", default=["gsm8k", "math", "mbpp"])
     arguments = parser.parse_args()
-    measures = {"gsm8k": gsm8k, "math": math, "mbpp": mbpp}
+    measures = {"gsm8k": gsm8k, "math": math, "mbpp": mbpp, "sandbox_cpu": sandbox_cpu}
     for name in arguments.names:
         result = {key: round(value, 1) for key, value in measures[name](arguments.data).items()}
         print(json.dumps({"benchmark": name, **result}), flush=True)
