@@ -12,6 +12,7 @@ from typing import Any
 from si_dagster.engines.base import Engine, EngineError
 
 ENGINE_CLASSES = {
+    "openai": ("si_dagster.engines.openai_server", "OpenAIEngine"),
     "scripted": ("si_dagster.engines.scripted", "ScriptedEngine"),
     "transformers": ("si_dagster.engines.transformers", "TransformersEngine"),
     "vllm": ("si_dagster.engines.vllm", "VllmEngine"),
@@ -26,10 +27,10 @@ def open_engine(kind: str, path: str | Path, **options: Any) -> Engine:
         EngineError: If kind or option is unknown, or the engine cannot start.
 
     Examples:
-        >>> open_engine("oracle", "checkpoints/base")
+        >>> open_engine("oracle", "checkpoints/base")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        si_dagster.engines.base.EngineError: no engine 'oracle': allowed are scripted, transformers, vllm
+        si_dagster.engines.base.EngineError: no engine 'oracle': allowed are openai, ...
     """
     if kind not in ENGINE_CLASSES:
         raise EngineError(f"no engine {kind!r}: allowed are {', '.join(sorted(ENGINE_CLASSES))}")

@@ -3,6 +3,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from engines.completions_server import CompletionsServer
 
 from si_dagster.engines.base import Engine
 from si_dagster.engines.process import EngineProcess
@@ -68,6 +69,19 @@ def scripted_engine() -> Engine:
 
 
 @pytest.fixture(scope="session")
+def server(checkpoint: Path, transformers_engine: Engine) -> Iterator[CompletionsServer]:
+    with CompletionsServer(checkpoint, transformers_engine) as serving:
+        yield serving
+
+
+@pytest.fixture(scope="session")
+def openai_engine(checkpoint: Path, server: CompletionsServer) -> Iterator[Engine]:
+    engine = open_engine("openai", checkpoint, base_url=server.base_url)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
 def vllm_engine(wide_checkpoint: Path) -> Iterator[Engine]:
     # Steps too small for all prompts at once: vLLM would cut prompts in two, if it were let.
     small = {"max_num_seqs": 64, "max_num_batched_tokens": 128, "kv_cache_bytes": 2**26, "num_threads": 1}
@@ -76,6 +90,8 @@ def vllm_engine(wide_checkpoint: Path) -> Iterator[Engine]:
     engine.close()
 
 
-@pytest.fixture(params=["transformers", "process", "scripted", pytest.param("vllm", marks=pytest.mark.vllm)])
+@pytest.fixture(
+    params=["transformers", "process", "scripted", "openai", pytest.param("vllm", marks=pytest.mark.vllm)]
+)
 def engine(request: pytest.FixtureRequest) -> Engine:
     return request.getfixturevalue(f"{request.param}_engine")

@@ -77,7 +77,7 @@ def test_last_words_of_the_child_are_reported(tmp_path):
 def test_what_the_engine_cannot_open_is_said_in_its_words(tmp_path):
     with pytest.raises(EngineError, match="no such checkpoint folder"):
         EngineProcess("scripted", tmp_path / "nowhere")
-    with pytest.raises(EngineError, match="no engine 'oracle': allowed are scripted, transformers, vllm"):
+    with pytest.raises(EngineError, match="no engine 'oracle': allowed are openai, scripted"):
         EngineProcess("oracle", tmp_path)
     with pytest.raises(EngineError, match="no option 'speed'"):
         EngineProcess("scripted", tmp_path, {"speed": 2})

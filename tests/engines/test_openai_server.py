@@ -1,0 +1,142 @@
+"""What the OpenAI engine reads from a server, and how it bears with one that refuses, waits or is gone."""
+
+import numpy as np
+import pytest
+
+from si_dagster.engines.base import EngineError, Prompt, SamplingParams
+from si_dagster.engines.registry import open_engine
+
+PROMPTS = [Prompt(f"p{i}", text) for i, text in enumerate(["?1_3_A", "?__43_12A", "?", "?1_3_B"])]
+SAMPLING = SamplingParams(n=2, max_tokens=8)
+
+
+@pytest.fixture
+def told(server):
+    """The server, as new before and after."""
+    server.reset()
+    yield server
+    server.reset()
+
+
+@pytest.fixture
+def engine(told, checkpoint):
+    engine = open_engine("openai", checkpoint, base_url=told.base_url, patience=5)
+    yield engine
+    engine.close()
+
+
+def test_numbers_are_the_policys(engine, transformers_engine):
+    greedy = SamplingParams(n=2, temperature=0.0, max_tokens=30)
+    for ours, theirs in zip(
+        engine.generate(PROMPTS, greedy), transformers_engine.generate(PROMPTS, greedy), strict=True
+    ):
+        assert [(c.text, c.num_tokens) for c in ours] == [(c.text, c.num_tokens) for c in theirs]
+        assert [c.logprob for c in ours] == pytest.approx([c.logprob for c in theirs], abs=1e-4)
+    prompts, labels = [p.text for p in PROMPTS], ["Y", "N", " incorrect"]
+    np.testing.assert_allclose(
+        engine.label_logprobs(prompts, labels), transformers_engine.label_logprobs(prompts, labels), atol=1e-3
+    )
+    completions = ["12", "", "3", "a longer text"]
+    for ours, theirs in zip(
+        engine.sequence_logprobs(prompts, completions),
+        transformers_engine.sequence_logprobs(prompts, completions),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "headers", [{"retry-after-ms": "400"}, {"Retry-After": "0.4"}, {"x-ratelimit-reset-tokens": "400ms"}]
+)
+def test_a_pause_the_server_asks_for_is_kept_by_all_threads(told, engine, headers):
+    spent = {"x-ratelimit-remaining-tokens": "0"} if "x-ratelimit-reset-tokens" in headers else {}
+    told.refusals = [(429, {"error": {"message": "slow down"}}, {**headers, **spent})]
+    assert len(engine.generate(PROMPTS[:1], SAMPLING)[0]) == 2
+    first, second = (time for time, *_ in told.asked)
+    assert second - first >= 0.4
+    told.refusals = [(429, {}, headers | spent)]
+    engine.generate(PROMPTS, SAMPLING)
+    assert len(told.asked) == 2 + 1 + len(PROMPTS)
+
+
+def test_an_answer_that_spends_the_last_request_delays_the_next(told, engine):
+    told.headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "0.3s"}
+    engine.generate(PROMPTS[:1], SAMPLING)
+    engine.generate(PROMPTS[:1], SAMPLING)
+    first, second = (time for time, *_ in told.asked)
+    assert second - first >= 0.3
+
+
+def test_what_may_pass_is_tried_again_and_what_may_not_is_told(told, engine):
+    told.refusals = [
+        (503, {"error": "loading"}, {"retry-after-ms": "1"}),
+        (500, "oops", {"retry-after-ms": "1"}),
+    ]
+    assert engine.generate(PROMPTS[:1], SAMPLING)
+    assert len(told.asked) == 3
+    for status, content, said in (
+        (404, {"error": {"message": "no such model"}}, "404: no such model; check base_url"),
+        (400, {"message": "bad seed"}, "400: bad seed"),
+        (429, {"error": {"message": "pay", "code": "insufficient_quota"}}, "quota of this key is used up"),
+    ):
+        told.reset()
+        told.refusals = [(status, content, {})]
+        with pytest.raises(EngineError, match=said):
+            engine.generate(PROMPTS[:1], SAMPLING)
+        assert len(told.asked) == 1
+
+
+def test_after_a_failure_nothing_more_is_sent(told, checkpoint):
+    engine = open_engine("openai", checkpoint, base_url=told.base_url, max_concurrency=1)
+    told.refusals = [(400, {"message": "no"}, {})]
+    with pytest.raises(EngineError, match="no"):
+        engine.generate(PROMPTS * 20, SAMPLING)
+    assert len(told.asked) < 5
+
+
+def test_the_key_comes_from_the_environment_and_is_told_to_nobody(told, checkpoint, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "secret-one")
+    engine = open_engine("openai", checkpoint, base_url=told.base_url, api_key_env="MY_KEY")
+    engine.generate(PROMPTS[:1], SAMPLING)
+    assert told.asked[-1][1]["Authorization"] == "Bearer secret-one"
+    told.refusals = [(401, {"error": {"message": "who are you"}}, {})]
+    with pytest.raises(EngineError, match="MY_KEY") as refused:
+        engine.generate(PROMPTS[:1], SAMPLING)
+    assert "secret-one" not in str(refused.value)
+
+
+def test_without_a_key_none_is_sent(told, engine, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    engine.generate(PROMPTS[:1], SAMPLING)
+    assert "Authorization" not in told.asked[-1][1]
+
+
+def test_concurrency_is_bounded_and_used(told, checkpoint):
+    engine = open_engine("openai", checkpoint, base_url=told.base_url, max_concurrency=3)
+    told.delay = 0.05
+    engine.generate(PROMPTS * 4, SAMPLING)
+    assert told.busiest == 3
+
+
+def test_a_server_that_is_gone(checkpoint):
+    with pytest.raises(EngineError, match=r"127\.0\.0\.1:9/v1.*start the server again"):
+        open_engine("openai", checkpoint, base_url="http://127.0.0.1:9/v1", patience=0.2)
+    with pytest.raises(EngineError, match="give the server's"):
+        open_engine("openai", checkpoint, base_url="127.0.0.1:9")
+
+
+def test_a_server_that_cannot_echo_says_what_to_do(told, engine):
+    told.echoes = False
+    assert engine.generate(PROMPTS[:1], SAMPLING)
+    with pytest.raises(EngineError, match="does not echo prompts"):
+        engine.label_logprobs(["?"], ["Y", "N"])
+
+
+def test_another_policy_is_refused_unless_vouched_for(told, checkpoint, wide_checkpoint):
+    with pytest.raises(EngineError, match=f"serves policy, and none .*run `vllm serve {wide_checkpoint}`"):
+        open_engine("openai", wide_checkpoint, base_url=told.base_url)
+    told.root = "some/hub-name"
+    with pytest.raises(EngineError, match="vouched"):
+        open_engine("openai", checkpoint, base_url=told.base_url)
+    vouched = open_engine("openai", checkpoint, base_url=told.base_url, vouched=True)
+    assert vouched.generate(PROMPTS[:1], SAMPLING)
