@@ -71,10 +71,10 @@ def run_findings(small: bool = False, folder: Path = STUDIES, quiet: bool = Fals
 
 def evidence(store: Store, small: bool = False, folder: Path = STUDIES) -> Evidence:
     """Whatever is stored of the studies' present recipes."""
+    studies = finding_studies(small, folder)
     return Evidence(
-        tuple(
-            m for stem, study in finding_studies(small, folder) for m in _measured(stem, Plan(study), store)
-        )
+        measured=tuple(m for stem, study in studies for m in _measured(stem, Plan(study), store)),
+        planned={stem: frozenset(model.name for model in study.models) for stem, study in studies},
     )
 
 

@@ -233,9 +233,15 @@ def pearson_columns(a: np.ndarray, b: np.ndarray, offsets: np.ndarray) -> np.nda
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that was measured, by study; only seeds of which every base is there take part."""
+    """All that was measured; only seeds of which every planned base is there take part in a contrast.
+
+    Attributes:
+        measured: In any order.
+        planned: Study -> names of its bases.
+    """
 
     measured: tuple[Measured, ...]
+    planned: dict[str, frozenset[str]]
 
     def seeds(self, study: str, iteration: int = 0) -> dict[int, list[Measured]]:
         """Seed -> its policies of one iteration, by FLOPs; seeds that lack any model are left out."""
@@ -244,7 +250,7 @@ class Evidence:
             key=lambda m: (m.seed, m.flops),
         )
         by_seed = {seed: list(group) for seed, group in groupby(found, key=lambda m: m.seed)}
-        models = {m.model for m in found}
+        models = self.planned.get(study, frozenset())
         return {seed: group for seed, group in by_seed.items() if {m.model for m in group} == models}
 
     def last_iteration(self, study: str) -> int:

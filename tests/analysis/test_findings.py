@@ -43,6 +43,13 @@ def policy(
     return Measured(study, seed, iteration, model, 1000, 10.0 ** (11 + size), OFFSETS, u, scores)
 
 
+def evidence(measured) -> Evidence:
+    """Of policies that are all there is planned."""
+    measured = tuple(measured)
+    studies = {m.study for m in measured}
+    return Evidence(measured, {s: frozenset(m.model for m in measured if m.study == s) for s in studies})
+
+
 def family(accuracies: list[float], skills: list[float], by: list[float], seeds=SEEDS) -> Evidence:
     """Four bases on arithmetic: own skill, and the skill with which each verifies for all."""
     measured = []
@@ -51,7 +58,7 @@ def family(accuracies: list[float], skills: list[float], by: list[float], seeds=
             own = dict.fromkeys(("cot_score", "cot_binary", "multiple_choice", "tournament"), skills[size])
             lent = {f"by_{model}": by[place] for place, model in enumerate(MODELS)}
             measured.append(policy("findings_arithmetic", seed, size, accuracies[size], own | lent))
-    return Evidence(tuple(measured))
+    return evidence(measured)
 
 
 def statuses(contrasts: list[Contrast]) -> list[str]:
@@ -105,9 +112,7 @@ def test_one_seed_that_disagrees_opens_a_claim():
 def test_facts_are_judged_by_the_margin(skill: float, accuracy: float, expected: str):
     study = "findings_facts"
     own = {"multiple_choice": skill, "cot_score": skill}
-    found = Evidence(
-        tuple(policy(study, s, size, accuracy, own, spread=0.0) for s in SEEDS for size in (0, 3))
-    )
+    found = evidence(policy(study, s, size, accuracy, own, spread=0.0) for s in SEEDS for size in (0, 3))
     contrasts = findings.no_gap_for_facts(found)
     assert [c.bound for c in contrasts] == [MARGIN] * 4
     assert statuses(contrasts) == [expected] * 4
@@ -122,11 +127,11 @@ def test_iterations_that_close_the_gap_and_lose_diversity_are_told():
         last = policy(study, seed, 0, 0.7, {mc: 0.0}, 3)
         solved = np.repeat(np.random.default_rng(seed).random(NUM_PROMPTS) < 0.7, N).astype(float)
         measured.append(replace(last, utilities=solved))
-    contrasts = findings.iteration(Evidence(tuple(measured)))
+    contrasts = findings.iteration(evidence(measured))
     assert statuses(contrasts) == ["supported"] * 4
     assert "3 updates" in contrasts[0].claim
     assert "pass@16" in contrasts[3].claim
-    assert findings.iteration(Evidence(tuple(measured[:3]))) == []
+    assert findings.iteration(evidence(measured[:3])) == []
 
 
 def test_the_shape_of_a_curve_is_read_from_scores():
@@ -139,7 +144,7 @@ def test_the_shape_of_a_curve_is_read_from_scores():
         first = wrong.argmax(axis=1)
         scores[np.arange(NUM_PROMPTS)[wrong.any(axis=1)], first[wrong.any(axis=1)]] = 9.0
         fooled.append(replace(m, scores=m.scores | {"multiple_choice": scores.ravel()}))
-    mc, _, cot = findings.threshold_shape(Evidence(tuple(fooled)))
+    mc, _, cot = findings.threshold_shape(evidence(fooled))
     assert (mc.status, cot.status) == ("supported", "supported")
 
 
@@ -150,7 +155,7 @@ def test_independent_verifiers_overlap_little_and_help_each_other():
     copied = [
         replace(m, scores=m.scores | {"cot_score": m.scores["multiple_choice"]}) for m in found.measured
     ]
-    assert findings.overlap(Evidence(tuple(copied)))[1].status == "contradicted"
+    assert findings.overlap(evidence(copied))[1].status == "contradicted"
     # Pearson from sums is numpy's.
     a, b = (found.measured[0].scores[v] for v in ("multiple_choice", "cot_score"))
     sums = findings.pearson_columns(a, b, OFFSETS).sum(axis=0)[None]
@@ -159,8 +164,12 @@ def test_independent_verifiers_overlap_little_and_help_each_other():
 
 def test_a_seed_that_lacks_a_base_is_left_out():
     found = family([0.2, 0.3, 0.4, 0.5], [0.0, 0.4, 0.8, 1.2], [0.0, 0.4, 0.8, 1.2])
-    lacking = Evidence(found.measured[:-1])
+    lacking = replace(found, measured=found.measured[:-1])
     assert set(lacking.seeds("findings_arithmetic")) == set(SEEDS[:2])
+    # A run that was broken off in the first cell: one base, no line through it.
+    begun = replace(found, measured=found.measured[:1])
+    assert all(finding.contrasts(begun) == [] for finding in FINDINGS)
+    assert "Not measured yet." in written(begun, SEEDS, set())
 
 
 def test_the_page_holds_what_was_measured_and_says_what_was_not():
@@ -179,7 +188,7 @@ def test_the_page_holds_what_was_measured_and_says_what_was_not():
     assert page.count("Not measured yet.") == 2
     slope = findings.scaling(found)[0]
     assert f"{slope.interval.estimate:+.3f} [{slope.interval.low:+.3f}, {slope.interval.high:+.3f}]" in page
-    nothing = written(Evidence(()), SEEDS, set())
+    nothing = written(evidence(()), SEEDS, set())
     assert "Nothing is measured yet." in nothing
     assert nothing.count("**not measured**") == 12
 
