@@ -8,6 +8,7 @@ again, since the step above does that from what is whole. Nothing here reaches a
 
 import os
 import sys
+from pathlib import Path
 
 from si_dagster.processes import exit_with_parent
 from si_dagster.training.faults import exit_reason
@@ -19,6 +20,8 @@ def main() -> None:
     if len(sys.argv) != 4:
         sys.exit("usage: python -m si_dagster.training.launch NUM_PROCESSES MODULE SPEC.json")
     num_processes, module, spec_file = sys.argv[1:]
+    # DeepSpeed calls ninja by name, which is installed beside this interpreter.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(num_processes))))
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
