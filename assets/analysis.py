@@ -61,5 +61,5 @@ def _metadata(name: str, rows: Any) -> dict[str, Any]:
     metadata: dict[str, Any] = {"table": markdown_table(module.shown(rows)), "reading": module.READING}
     chart = module.chart(rows) if rows.height else None
     if chart is not None:
-        metadata["plot"] = to_markdown(chart, module.TITLE)
+        metadata["plot"] = to_markdown(chart, module.TITLE, scale=1.0)
     return metadata

@@ -18,7 +18,7 @@ from si_dagster.core.gap import expected_utility, gap_per_prompt, relative_gap_p
 from si_dagster.core.intervals import bootstrap_mean
 from si_dagster.core.samples import divide_or_nan, sum_per_prompt
 from si_dagster.core.weighting import fill_unparsed
-from si_dagster.stages.gap_metrics import bootstrap_options
+from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.stages.samples import floats
 from si_dagster.stages.weighting import proxy_utilities, rule_weights
 from si_dagster.study import VerificationSpec

@@ -18,7 +18,7 @@ from si_dagster.core.fingerprint import derive_seed
 from si_dagster.core.intervals import bootstrap_mean, paired_difference
 from si_dagster.core.samples import per_sample, sum_per_prompt
 from si_dagster.core.weighting import best_weights
-from si_dagster.stages.gap_metrics import bootstrap_options
+from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.store.layout import Address
 from si_dagster.study import VerificationSpec
 

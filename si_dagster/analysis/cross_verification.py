@@ -13,7 +13,7 @@ from si_dagster.analysis.data import ScoredSamples, StudyData, columns_of, estim
 from si_dagster.analysis.table import text_rows
 from si_dagster.core.intervals import Interval, paired_difference
 from si_dagster.core.verifier_quality import verifier_quality
-from si_dagster.stages.gap_metrics import bootstrap_options
+from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.study import SELF, VerificationSpec
 
 TITLE = "Cross-verification"

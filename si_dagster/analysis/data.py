@@ -15,7 +15,7 @@ import polars as pl
 from si_dagster.core.gap import GapEstimate, estimate_gap, gap_per_prompt
 from si_dagster.core.intervals import Interval
 from si_dagster.core.weighting import fill_unparsed
-from si_dagster.stages.gap_metrics import bootstrap_options
+from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.stages.samples import PolicySamples, floats
 from si_dagster.stages.weighting import proxy_utilities, sample_weights
 from si_dagster.store.artifacts import Artifact

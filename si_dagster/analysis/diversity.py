@@ -15,7 +15,7 @@ from si_dagster.analysis.table import text_rows
 from si_dagster.core.diversity import answer_entropy, answered_share, distinct_answers
 from si_dagster.core.intervals import Interval, bootstrap_means
 from si_dagster.core.pass_at_k import pass_at_k
-from si_dagster.stages.gap_metrics import bootstrap_options
+from si_dagster.stages.conventions import bootstrap_options
 
 TITLE = "Diversity over iterations"
 CARD = """pass@k for every k that n allows, distinct answers, entropy of answers: each with its paired

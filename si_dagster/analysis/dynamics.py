@@ -14,7 +14,7 @@ from si_dagster.analysis.table import text_rows
 from si_dagster.core.dynamics import Dynamics, solver_verifier_dynamics
 from si_dagster.core.gap import expected_utility
 from si_dagster.core.intervals import bootstrap_mean
-from si_dagster.stages.gap_metrics import bootstrap_options
+from si_dagster.stages.conventions import bootstrap_options
 
 TITLE = "Solver-verifier dynamics"
 CARD = """An exponential through the first gaps of each loop: its decay, the share of a gap that arrives in J,

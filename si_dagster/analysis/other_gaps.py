@@ -19,7 +19,7 @@ from si_dagster.core.pass_at_k import majority_at_k, pass_at_k
 from si_dagster.core.samples import divide_or_nan, sum_per_prompt
 from si_dagster.core.verifier_quality import auroc_per_prompt
 from si_dagster.core.weighting import best_of_n_weights
-from si_dagster.stages.gap_metrics import bootstrap_options
+from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.study import VerificationSpec
 
 TITLE = "Other meanings of gap"

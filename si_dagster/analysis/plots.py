@@ -265,9 +265,9 @@ def to_svg(chart: Any) -> str:
     return vl_convert.vegalite_to_svg(chart.to_dict())
 
 
-def to_markdown(chart: Any, alt_text: str) -> str:
+def to_markdown(chart: Any, alt_text: str, scale: float = 1.5) -> str:
     """The chart as a Markdown image that carries its own bytes (PNG), as Dagster's UI shows it."""
     import vl_convert
 
-    png = vl_convert.vegalite_to_png(chart.to_dict(), scale=1.5)
+    png = vl_convert.vegalite_to_png(chart.to_dict(), scale=scale)
     return f"![{alt_text}](data:image/png;base64,{base64.b64encode(png).decode()})"

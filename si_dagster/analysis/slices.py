@@ -15,7 +15,7 @@ from si_dagster.analysis.data import ScoredSamples, StudyData, estimated, table
 from si_dagster.analysis.table import text_rows
 from si_dagster.core.gap import estimate_gap
 from si_dagster.core.samples import offsets_of_subset, per_sample
-from si_dagster.stages.gap_metrics import bootstrap_options
+from si_dagster.stages.conventions import bootstrap_options
 
 TITLE = "Slices"
 CARD = """J, gap and relative gap on the prompts that share one value of a column, for every column of the

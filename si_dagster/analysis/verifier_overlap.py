@@ -13,7 +13,7 @@ import polars as pl
 from si_dagster.analysis.data import ScoredSamples, StudyData, columns_of, table
 from si_dagster.analysis.table import text_rows
 from si_dagster.core import overlap
-from si_dagster.stages.gap_metrics import bootstrap_options
+from si_dagster.stages.conventions import bootstrap_options
 
 TITLE = "Verifier overlap"
 CARD = """Every pair of verifications: correlation of their scores, and overlap of what the study's rule would

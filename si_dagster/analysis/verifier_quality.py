@@ -21,7 +21,7 @@ from si_dagster.core.verifier_quality import (
     quality_by_difficulty,
     verifier_quality,
 )
-from si_dagster.stages.gap_metrics import bootstrap_options
+from si_dagster.stages.conventions import bootstrap_options
 
 TITLE = "Verifier quality by difficulty"
 CARD = """TPR, FPR, AUROC within prompts, calibration and gap of every verification, over all evaluation

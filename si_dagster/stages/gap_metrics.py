@@ -14,11 +14,11 @@ import polars as pl
 
 from si_dagster.core import gap, update
 from si_dagster.core.diversity import answer_entropy, distinct_answers
-from si_dagster.core.fingerprint import derive_seed
 from si_dagster.core.intervals import Interval, bootstrap_mean
 from si_dagster.core.pass_at_k import majority_at_k, pass_at_k
 from si_dagster.core.samples import mean_or_nan
 from si_dagster.core.verifier_quality import verifier_quality
+from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.stages.probes import CANARY, GOLD, acceptance_of, probe_acceptance
 from si_dagster.stages.samples import PolicySamples, floats
 from si_dagster.stages.weighting import proxy_utilities, sample_weights
@@ -93,15 +93,6 @@ def _acceptance_metrics(study: Study, spec: VerificationSpec, probes: pl.DataFra
         interval = None if np.isnan(shares).all() else bootstrap_mean(shares, **bootstrap_options(study))
         metrics |= _interval_columns(f"{kind}_acceptance", interval)
     return metrics
-
-
-def bootstrap_options(study: Study) -> dict[str, Any]:
-    """How the study's intervals are made, as arguments of the functions of `core.intervals`."""
-    return {
-        "num_resamples": study.analysis.num_resamples,
-        "confidence": study.analysis.confidence,
-        "seed": derive_seed(study.seed, "bootstrap"),
-    }
 
 
 def _verification_metrics(
