@@ -13,6 +13,7 @@ from si_dagster.definitions import definitions
 from si_dagster.plan import TRUTH_STAGES, Plan
 from si_dagster.study import Study, load_study, parse_study
 from si_dagster.tasks.base import TaskDataError
+from si_dagster.tasks.sudoku4 import Sudoku4
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = load_study(ROOT / "studies" / "quickstart.yaml")
@@ -253,3 +254,17 @@ def test_every_verification_is_an_asset_and_a_second_one_moves_no_key() -> None:
     versions = [{s.key: s.code_version for s in graph.resolve_all_asset_specs()} for graph in (one, two)]
     moved = {key.path[-1] for key in versions[0] if versions[0][key] != versions[1][key]}
     assert moved == {"gap_metrics", *ANALYSES}  # hold a part more, or read one
+
+
+def test_a_new_grader_makes_what_is_graded_stale_and_nothing_that_was_learned_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = Plan(QUICKSTART)
+    kept = {address: before.fingerprint(address) for address in before.nodes}
+    monkeypatch.setattr(Sudoku4, "grader_version", "raised")
+    after = Plan(QUICKSTART)
+    stale = {address for address in after.nodes if after.fingerprint(address) != kept[address]}
+    utilities = {address for address in after.nodes if address.stage == "utilities"}
+    assert utilities | after.descendants("utilities") <= stale
+    learned = {"generations", "verifications", "filtered_set", "checkpoint", "prompts"}
+    assert not {address.stage for address in stale} & learned
