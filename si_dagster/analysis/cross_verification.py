@@ -77,15 +77,15 @@ def shown(rows: pl.DataFrame) -> list[dict[str, str]]:
 
 
 def chart(rows: pl.DataFrame) -> Any:
-    """The matrix, a panel an iteration, a row of panels a method."""
+    """The gap as a matrix, a row a generator and method, a panel an iteration."""
     from si_dagster.analysis.plots import heat_map
 
     labelled = rows.with_columns(
-        label=pl.col("gap").round(3).cast(pl.String), generator=pl.col("model"), which=_panel(rows)
+        label=pl.col("gap").round(3).cast(pl.String),
+        generator=pl.format("{}, by {}", "model", "method"),
+        which=_panel(rows),
     )
-    return heat_map(
-        labelled, x="verifier", y="generator", value="gap", label="label", column="which", row="method"
-    )
+    return heat_map(labelled, x="verifier", y="generator", value="gap", label="label", column="which")
 
 
 def _panel(rows: pl.DataFrame) -> pl.Expr:

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 WIDTH, HEIGHT = 300, 200
+PANELS_A_ROW = 4
 LEGEND: dict[str, Any] = {"title": None, "orient": "bottom", "labelLimit": 300, "symbolOpacity": 1}
 
 
@@ -157,7 +158,7 @@ def lines(
             strokeDash=alt.StrokeDash(f"{dash}:N", legend=legend),
         )
         .properties(width=WIDTH // 2, height=HEIGHT * 3 // 4)
-        .facet(column=alt.Column(f"{column}:N", header=alt.Header(title=None)))
+        .facet(facet=alt.Facet(f"{column}:N", header=alt.Header(title=None)), columns=PANELS_A_ROW)
     )
 
 
@@ -194,10 +195,10 @@ def interval_points(
     points = base.mark_point(filled=True).encode(y=alt.Y(f"{y}:Q", title=title, scale=alt.Scale(zero=False)))
     bars = base.mark_rule().encode(y=alt.Y(f"{y}_low:Q", title=title), y2=f"{y}_high:Q")
     layered = (bars + points).properties(width=WIDTH // 2, height=HEIGHT * 3 // 4)
-    return layered.facet(column=alt.Column(f"{column}:N", header=alt.Header(title=None)))
+    return layered.facet(facet=alt.Facet(f"{column}:N", header=alt.Header(title=None)), columns=PANELS_A_ROW)
 
 
-def heat_map(rows: pl.DataFrame, *, x: str, y: str, value: str, label: str, column: str, row: str) -> Any:
+def heat_map(rows: pl.DataFrame, *, x: str, y: str, value: str, label: str, column: str) -> Any:
     """A matrix whose cells say their number, in panels.
 
     Args:
@@ -206,24 +207,19 @@ def heat_map(rows: pl.DataFrame, *, x: str, y: str, value: str, label: str, colu
         y: Nominal column.
         value: Quantitative column that colours the cell, white at 0.
         label: Text column written into it.
-        column: Nominal column of panels side by side.
-        row: Nominal column of panels one below the other.
+        column: Nominal column of panels.
     """
     import altair as alt
 
-    base = alt.Chart(rows.select({x, y, value, label, column, row})).encode(
-        x=alt.X(f"{x}:N", title=x, axis=alt.Axis(labelAngle=-40)), y=alt.Y(f"{y}:N", title=y)
+    base = alt.Chart(rows.select({x, y, value, label, column})).encode(
+        x=alt.X(f"{x}:N", title=x, axis=alt.Axis(labelAngle=-40)),
+        y=alt.Y(f"{y}:N", title=y, axis=alt.Axis(labelLimit=300)),
     )
     scale = alt.Scale(scheme="blueorange", domainMid=0)
-    cells = base.mark_rect().encode(color=alt.Color(f"{value}:Q", scale=scale, legend=None))
+    cells = base.mark_rect(opacity=0.6).encode(color=alt.Color(f"{value}:Q", scale=scale, legend=None))
     text = base.mark_text(fontSize=9).encode(text=f"{label}:N")
-    header = alt.Header(title=None)
-    encoded: dict[str, Any] = {
-        "column": alt.Column(f"{column}:N", header=header),
-        "row": alt.Row(f"{row}:N", header=header),
-    }
-    size = {"width": alt.Step(90), "height": alt.Step(30)}
-    return (cells + text).properties(**size).facet(**encoded)
+    panels = (cells + text).properties(width=alt.Step(70), height=alt.Step(24))
+    return panels.facet(facet=alt.Facet(f"{column}:N", header=alt.Header(title=None)), columns=PANELS_A_ROW)
 
 
 def histogram(values: Sequence[float], title: str) -> Any:

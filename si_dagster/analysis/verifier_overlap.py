@@ -70,10 +70,7 @@ def chart(rows: pl.DataFrame) -> Any:
     """Spearman within prompts as a matrix, a panel an iteration."""
     from si_dagster.analysis.plots import cell_titles, heat_map
 
-    labelled = cell_titles(rows).with_columns(
-        label=pl.col("spearman_per_prompt").round(2).cast(pl.String),
-        measure=pl.lit("Spearman within prompts"),
-    )
+    labelled = cell_titles(rows).with_columns(label=pl.col("spearman_per_prompt").round(2).cast(pl.String))
     return heat_map(
         labelled,
         x="other",
@@ -81,5 +78,4 @@ def chart(rows: pl.DataFrame) -> Any:
         value="spearman_per_prompt",
         label="label",
         column="cell",
-        row="measure",
     )
