@@ -5,6 +5,7 @@ from typing import Any
 
 from resources.stage_run import StageRun
 from si_dagster.stages.filtered_set import filtered_table
+from si_dagster.stages.weighting import weighted_scores
 
 CARD = """The training set of the next policy: generations of training prompts, weighted by proxy utility.
 
@@ -20,13 +21,12 @@ rejected_proxy_utility.
 
 def materialize(run: StageRun) -> dict[str, Any]:
     """Weigh, cap and keep."""
-    spec = run.study.weighting_verification()
+    scores = weighted_scores(run.study, run.scorer, run.scored(), run.seed)
     table, summary = filtered_table(
         run.read("prompts", ["prompt_id", "prompt"]),
         run.read("generations", ["generation_id", "completion", "finish_reason"]),
-        run.read("verifications"),
+        scores,
         run.study.weighting,
-        spec.unparsed_policy,
         run.seed,
         run.node.address,
         run.study.distillation.pairing,

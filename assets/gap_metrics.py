@@ -26,11 +26,13 @@ def materialize(run: StageRun) -> dict[str, Any]:
     inputs = run.node.inputs
     optional = {
         role: run.read(role) if role in inputs else None
-        for role in ("previous_utilities", "previous_verifications", "base_utilities", "probes")
+        for role in ("previous_utilities", "base_utilities", "probes")
     }
+    trained_by = any(role.startswith("previous_verifications") for role in inputs)
     tables = IterationTables(
         utilities=run.read("utilities"),
-        verifications=run.read("verifications"),
+        verifications=run.scored(),
+        previous_verifications=run.scored("previous_verifications") if trained_by else None,
         **optional,
     )
     address = run.node.address
@@ -43,7 +45,7 @@ def materialize(run: StageRun) -> dict[str, Any]:
         "split": split,
         "seed": run.study.seed,
     }
-    row = keys | gap_metric_row(run.study, run.verification, tables)
+    row = keys | gap_metric_row(run.study, run.scorer, tables)
     table = pl.DataFrame([row], infer_schema_length=None)
     run.write_whole(table)
     shown = ("expected_utility", "gap", "gap_low", "gap_high", "relative_gap", "pooled_gap", "improvement")

@@ -18,11 +18,11 @@ from resources.cost_meter import CostMeter
 from resources.engine import EngineResource
 from resources.trainer import TrainerResource
 from si_dagster.engines.base import Engine
-from si_dagster.plan import Node, Plan
+from si_dagster.plan import Node, Plan, verification_roles
 from si_dagster.stages.base_checkpoint import checkpoint_folder
 from si_dagster.stages.chat import ChatEngine, ChatTemplate, load_chat_template
 from si_dagster.store.artifacts import Artifact, Store, Writer
-from si_dagster.study import ModelSpec, Study, VerificationSpec
+from si_dagster.study import ModelSpec, Scorer, Study, VerificationSpec
 from si_dagster.tasks.base import PromptStyle, Task
 
 SECONDS_BETWEEN_LINES = 2.0
@@ -84,6 +84,17 @@ class StageRun:
     def verification(self) -> VerificationSpec:
         """The verification of the study whose part this is."""
         return self.study.verification_named((self.node.address.part or "").partition(".")[2])
+
+    @property
+    def scorer(self) -> Scorer:
+        """The verification or ensemble of the study that this artifact is about."""
+        if self.node.address.stage == "filtered_set":
+            return self.study.weighting_verification()
+        return self.study.scorer_named((self.node.address.part or "").partition(".")[2])
+
+    def scored(self, role: str = "verifications") -> dict[str, pl.DataFrame]:
+        """Name -> the verifications that the score is made from."""
+        return {name: self.read(found) for found, name in verification_roles(self.scorer, role).items()}
 
     def artifact(self, role: str) -> Artifact:
         """The input of that role, complete and checked against its manifest.

@@ -16,7 +16,7 @@ from typing import Any
 from si_dagster.analysis.catalogue import ANALYSES, Analysis
 from si_dagster.core.fingerprint import derive_seed, digest, fingerprint, flatten
 from si_dagster.store.layout import Address
-from si_dagster.study import BASE, SELF, ModelSpec, Study, VerificationSpec
+from si_dagster.study import BASE, SELF, EnsembleSpec, ModelSpec, Scorer, Study, VerificationSpec
 from si_dagster.tasks.base import DealsRows, MakesPrompts, PromptStyle, ReadsFiles, Split, Task, TaskRow
 from si_dagster.tasks.catalogue import load_task
 from si_dagster.verification.base import VerificationMethod
@@ -97,6 +97,7 @@ class Plan:
         self._data_digests = dict(data_digests or {})
         self._model_digests = dict(model_digests or {})
         self._fingerprints: dict[Address, str] = {}
+        self._probed: set[Address] = set()
 
     @cached_property
     def nodes(self) -> dict[Address, Node]:
@@ -138,7 +139,7 @@ class Plan:
 
     def gate(self, stage: str, iteration: int | None) -> int | None:
         """The iteration whose gap this stage waits for, if any."""
-        waiting = set(GATED_STAGES)
+        waiting: set[str] = set(GATED_STAGES)
         if any(isinstance(self.task(task.name), MakesPrompts) for task in self.study.tasks):
             waiting.add("prompts")
         return iteration - 1 if stage in waiting and iteration else None
@@ -162,8 +163,8 @@ class Plan:
         return Address(self.study.name, iteration, stage, cell[0], cell[1], part)
 
     def gaps(self, iteration: int, cell: tuple[str, str], split: Split) -> list[Address]:
-        """The gap_metrics of one split, one for each verification of the study."""
-        parts = [verification_part(split, spec.name) for spec in self.study.verification]
+        """The gap_metrics of one split, one for each verification and ensemble of the study."""
+        parts = [verification_part(split, spec.name) for spec in self.study.scorers()]
         return [self.address("gap_metrics", iteration, cell, part) for part in parts]
 
     def deciding_gap(self, iteration: int, cell: tuple[str, str]) -> Address:
@@ -204,7 +205,7 @@ class Plan:
                     yield self._filtered_set(iteration, cell)
                     yield self._checkpoint(iteration, cell)
                 for split in self.splits(iteration):
-                    for spec in self.study.verification:
+                    for spec in self.study.scorers():
                         yield self._gap_metrics(iteration, cell, split, spec)
         yield from (self._analysis(analysis) for analysis in ANALYSES.values())
         yield self._report()
@@ -307,25 +308,27 @@ class Plan:
             if self.study.scripted:
                 fields["engine"] = "scripted"
             inputs = {"prompts": self.address("prompts", iteration, cell, "eval"), "verifier": verifier}
-            yield self._node(self._probes_address(iteration, cell, spec), fields, inputs)
+            address = self._probes_address(iteration, cell, spec.name)
+            self._probed.add(address)
+            yield self._node(address, fields, inputs)
 
-    def _probes_address(self, iteration: int, cell: tuple[str, str], spec: VerificationSpec) -> Address:
-        return self.address("probes", iteration, cell, verification_part("eval", spec.name))
+    def _probes_address(self, iteration: int, cell: tuple[str, str], name: str) -> Address:
+        return self.address("probes", iteration, cell, verification_part("eval", name))
 
     def _filtered_set(self, iteration: int, cell: tuple[str, str]) -> Node:
         spec = self.study.weighting_verification()
-        if load_method(spec.method).sees_truth and not self.study.oracle:
+        sources = [self.study.verification_named(name) for name in spec.sources]
+        if any(load_method(source.method).sees_truth for source in sources) and not self.study.oracle:
             raise ValueError(
                 f"weighting.verification: {spec.name!r} reads ground truth, and what it lets through trains "
                 "the next policy: say `oracle: true` in the study if that bound is meant, or choose another"
             )
         inputs = {role: self.address(role, iteration, cell, "train") for role in ("prompts", "generations")}
-        part = verification_part("train", spec.name)
-        inputs["verifications"] = self.address("verifications", iteration, cell, part)
-        weighting = self.study.weighting.model_dump(mode="json", include={"max_per_prompt", "duplicates"})
+        inputs |= self._scored(spec, iteration, cell, "train")
+        thinning = self.study.weighting.model_dump(mode="json", include={"max_per_prompt", "duplicates"})
         fields = {
-            "weighting": {**self.study.weighting.rule_fields(), **weighting},
-            "verification.on_unparsed": spec.unparsed_policy,
+            **self._scoring_fields(spec),
+            "weighting": {**self._rule_fields(spec), **thinning},
             "seed": derive_seed(self.study.seed, "filtered_set", iteration),
         }
         if self.study.distillation.pairing:
@@ -353,32 +356,48 @@ class Plan:
             inputs[f"replay.{replayed}"] = self.address("filtered_set", replayed, cell)
         return self._node(self.address("checkpoint", iteration, cell), fields, inputs)
 
-    def _gap_metrics(
-        self, iteration: int, cell: tuple[str, str], split: Split, spec: VerificationSpec
-    ) -> Node:
+    def _scored(
+        self, spec: Scorer, iteration: int, cell: tuple[str, str], split: Split, role: str = "verifications"
+    ) -> dict[str, Address]:
+        """Role -> the verifications that a score is made from."""
+        return {
+            found: self.address("verifications", iteration, cell, verification_part(split, name))
+            for found, name in verification_roles(spec, role).items()
+        }
+
+    def _rule_fields(self, spec: Scorer) -> dict[str, Any]:
+        if isinstance(spec, EnsembleSpec) and spec.thresholds_members:
+            return {"rule": self.study.rule_label(spec)}
+        return self.study.weighting.rule_fields()
+
+    def _scoring_fields(self, spec: Scorer) -> dict[str, Any]:
+        """How scores that cannot be read are dealt with, and how members make one score."""
+        if isinstance(spec, VerificationSpec):
+            return {"verification.on_unparsed": spec.unparsed_policy}
+        policies = {name: self.study.verification_named(name).unparsed_policy for name in spec.sources}
+        return {"verification": {"on_unparsed": policies}, "ensemble": spec.combine}
+
+    def _gap_metrics(self, iteration: int, cell: tuple[str, str], split: Split, spec: Scorer) -> Node:
         analysis = self.study.analysis.model_dump(mode="json", exclude={"pass_at_k"})
         fields = {
-            "weighting": {
-                **self.study.weighting.rule_fields(),
-                "no_survivors": self.study.weighting.no_survivors,
-            },
+            **self._scoring_fields(spec),
+            "weighting": {**self._rule_fields(spec), "no_survivors": self.study.weighting.no_survivors},
             "analysis": {**analysis, "pass_at_k": list(self.study.pass_at_k())},
-            "verification.on_unparsed": spec.unparsed_policy,
             "seed": self.study.seed,
         }
         part = verification_part(split, spec.name)
         inputs = {
             "utilities": self.address("utilities", iteration, cell, split),
-            "verifications": self.address("verifications", iteration, cell, part),
+            **self._scored(spec, iteration, cell, split),
         }
-        if split == "eval" and self.study.probes.num_prompts and load_method(spec.method).calls_verifier:
-            inputs["probes"] = self._probes_address(iteration, cell, spec)
+        if split == "eval" and (probes := self._probes_address(iteration, cell, spec.name)) in self._probed:
+            inputs["probes"] = probes
         if split == "eval" and iteration > 0:
             inputs["previous_utilities"] = self.address("utilities", iteration - 1, cell, split)
             inputs["base_utilities"] = self.address("utilities", 0, cell, split)
             if spec == self.study.weighting_verification():
                 # The update before was made by these: its error is told in this row alone.
-                inputs["previous_verifications"] = self.address("verifications", iteration - 1, cell, part)
+                inputs |= self._scored(spec, iteration - 1, cell, split, "previous_verifications")
         return self._node(self.address("gap_metrics", iteration, cell, part), fields, inputs)
 
     def _analysis(self, analysis: Analysis) -> Node:
@@ -444,6 +463,20 @@ class Plan:
 def verification_part(split: Split, name: str) -> str:
     """The part that holds the verifications of one split by one verification of the study."""
     return f"{split}.{name}"
+
+
+def verification_roles(spec: Scorer, role: str = "verifications") -> dict[str, str]:
+    """Role -> name of each verification that a score is made from; an ensemble has a role a member.
+
+    Examples:
+        >>> verification_roles(VerificationSpec(name="mc"))
+        {'verifications': 'mc'}
+        >>> verification_roles(EnsembleSpec(name="both", combine="and", members=("mc", "cot")))
+        {'verifications.mc': 'mc', 'verifications.cot': 'cot'}
+    """
+    if isinstance(spec, VerificationSpec):
+        return {role: spec.name}
+    return {f"{role}.{name}": name for name in spec.sources}
 
 
 def asset_path(address: Address) -> tuple[str, ...]:

@@ -15,8 +15,9 @@ import yaml
 from si_dagster.analysis import sharpening
 from si_dagster.analysis.catalogue import ANALYSES
 from si_dagster.analysis.data import StudyData
-from si_dagster.plan import Plan
+from si_dagster.plan import Plan, verification_roles
 from si_dagster.stages.filtered_set import filtered_table
+from si_dagster.stages.weighting import weighted_scores
 from si_dagster.store.artifacts import Store
 from si_dagster.store.layout import Address, default_home
 from si_dagster.study import Study, StudyError, WeightingSpec, load_study
@@ -165,13 +166,16 @@ def _difference(plan: Plan, other: Plan, address: Address, store: Store) -> Trai
 def _kept(plan: Plan, address: Address, store: Store) -> set[str]:
     """Generation ids of the filtered set as that plan makes it."""
     node, spec = plan.nodes[address], plan.study.weighting_verification()
+    seed = int(node.fields["seed"])
+    verifications = {
+        name: store.require(node.inputs[role]).read() for role, name in verification_roles(spec).items()
+    }
     table, _ = filtered_table(
         store.require(node.inputs["prompts"]).read(),
         store.require(node.inputs["generations"]).read(),
-        store.require(node.inputs["verifications"]).read(),
+        weighted_scores(plan.study, spec, verifications, seed),
         plan.study.weighting,
-        spec.unparsed_policy,
-        int(node.fields["seed"]),
+        seed,
         address,
     )
     return set(table["generation_id"])

@@ -180,6 +180,11 @@ class VerificationSpec(Spec):
         return data
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """Verifications whose rows the score is made from: this one."""
+        return (self.name,)
+
+    @property
     def sampling(self) -> dict[str, Any]:
         """What the study says of the verifier's sampling; empty where it leaves it to the method."""
         return self.model_dump(mode="json", include={"temperature", "top_p", "max_tokens"}, exclude_none=True)
@@ -205,11 +210,65 @@ class VerificationSpec(Spec):
         return {**fields, "on_unparsed": "resample"} if self.resamples else fields
 
 
+class MemberSpec(Spec):
+    """One verification in an ensemble; a bare name stands for the rule of the study."""
+
+    verification: str
+    q: float | None = Field(default=None, ge=0, lt=1)
+    """Keep from this quantile of the prompt's scores on; for `and` and `or`."""
+    tau: float | None = None
+    """Keep from this score on; for `and` and `or`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, data: Any) -> Any:
+        return {"verification": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _one_cut(self) -> Self:
+        if self.q is not None and self.tau is not None:
+            raise ValueError("give q or tau, not both")
+        return self
+
+
+class EnsembleSpec(Spec):
+    """Several verifications as one, beside them in every table, and able to weight training."""
+
+    name: str
+    combine: Literal["and", "or", "mean_rank", "agreement"]
+    """`and`, `or`: of what each member keeps by its own cut; `mean_rank`: of the members' ranks in the
+    prompt; `agreement`: the same, members weighted by how they agree with the others, without labels."""
+    members: tuple[MemberSpec, ...] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _cuts_mean_something(self) -> Self:
+        names = self.sources
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"members: {min(twice)!r} is named twice")
+        if not self.thresholds_members and any(m.q is not None or m.tau is not None for m in self.members):
+            raise ValueError(f"members: {self.combine} combines scores, so q and tau have no meaning here")
+        return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Verifications whose rows the score is made from."""
+        return tuple(member.verification for member in self.members)
+
+    @property
+    def thresholds_members(self) -> bool:
+        """Whether members are cut first and combined then."""
+        return self.combine in ("and", "or")
+
+
+Scorer = VerificationSpec | EnsembleSpec
+"""What gives every generation a score and a weight."""
+
+
 class WeightingSpec(Spec):
     """The weight function w of the reweighted policy f[w(u-hat)], and which rows go on to training."""
 
     verification: str | None = None
-    """Name of the verification whose score is used; default: the first."""
+    """Name of the verification or ensemble whose score is used; default: the first verification."""
     rule: Literal["quantile", "threshold", "exponential", "best_of_n"] = "quantile"
     """`quantile`: score >= the prompt's q-quantile; `threshold`: score >= tau; `exponential`:
     exp(score / beta); `best_of_n`: the k best of each prompt."""
@@ -374,6 +433,7 @@ class Study(Spec):
     verification: tuple[VerificationSpec, ...] = Field(
         (VerificationSpec(name="multiple_choice"),), min_length=1
     )
+    ensembles: tuple[EnsembleSpec, ...] = ()
     weighting: WeightingSpec = WeightingSpec()
     oracle: bool = False
     """Allow weights from ground truth (the `oracle` method): a bound to compare with, no self-improvement."""
@@ -401,8 +461,10 @@ class Study(Spec):
             ("tasks", [task.name for task in self.tasks]),
             ("models", [model.name for model in self.models]),
             ("verification", [verification.name for verification in self.verification]),
+            ("ensembles", [ensemble.name for ensemble in self.ensembles]),
         ):
             _refuse_bad_names(what, names)
+        self._refuse_strange_members()
         _refuse_names_of_one_step([verification.name for verification in self.verification])
         model_names = {model.name for model in self.models}
         if reserved := model_names & {SELF, BASE}:
@@ -419,6 +481,17 @@ class Study(Spec):
         self._refuse_k_above_n()
         self._refuse_pairs_without_rejected()
         return self
+
+    def _refuse_strange_members(self) -> None:
+        known = [verification.name for verification in self.verification]
+        for index, ensemble in enumerate(self.ensembles):
+            if ensemble.name in known:
+                raise ValueError(f"ensembles.{index}.name: {ensemble.name!r} is a verification")
+            if strange := [name for name in ensemble.sources if name not in known]:
+                raise ValueError(
+                    f"ensembles.{index}.members: {strange[0]!r} is no verification of this study "
+                    f"({', '.join(known)})"
+                )
 
     def _refuse_pairs_without_rejected(self) -> None:
         distillation = self.distillation
@@ -446,19 +519,42 @@ class Study(Spec):
                 f"weighting.k: {self.weighting.k} is more than generation.n = {self.generation.n}"
             )
 
-    def weighting_verification(self) -> VerificationSpec:
-        """The verification whose proxy utility the weights are made from.
+    def scorers(self) -> tuple[Scorer, ...]:
+        """All that gives generations a score: verifications, then ensembles of them."""
+        return (*self.verification, *self.ensembles)
+
+    def scorer_named(self, name: str) -> Scorer:
+        """The verification or ensemble of that name."""
+        return next(scorer for scorer in self.scorers() if scorer.name == name)
+
+    def weighting_verification(self) -> Scorer:
+        """The verification or ensemble whose proxy utility the weights are made from.
 
         Raises:
             ValueError: If `weighting.verification` names none of the study.
         """
         if self.weighting.verification is None:
             return self.verification[0]
-        if self.weighting.verification in (known := [v.name for v in self.verification]):
-            return self.verification_named(self.weighting.verification)
+        if self.weighting.verification in (known := [scorer.name for scorer in self.scorers()]):
+            return self.scorer_named(self.weighting.verification)
         raise ValueError(
             f"weighting.verification: {self.weighting.verification!r} is not one of: {', '.join(known)}"
         )
+
+    def member_rule(self, member: MemberSpec) -> WeightingSpec:
+        """The rule by which a member of an ensemble is cut: its own, or that of the study."""
+        if member.tau is not None:
+            return WeightingSpec(rule="threshold", tau=member.tau)
+        if member.q is not None:
+            return WeightingSpec(rule="quantile", q=member.q, ties=self.weighting.ties)
+        return self.weighting
+
+    def rule_label(self, scorer: Scorer) -> str:
+        """The weight function as text, with the cuts of an ensemble's members where it has them."""
+        if isinstance(scorer, VerificationSpec) or not scorer.thresholds_members:
+            return self.weighting.label
+        cuts = [f"{m.verification}: {self.member_rule(m).label}" for m in scorer.members]
+        return f"{scorer.combine}({', '.join(cuts)})"
 
     def verification_named(self, name: str) -> VerificationSpec:
         """The verification of that name."""
@@ -549,8 +645,9 @@ def parse_study(data: Mapping[str, Any], source: str) -> Study:
         return Study.model_validate(data)
     except ValidationError as error:
         # A list with a bad item is also reported as too short: one problem, not two.
-        items = [item for item in error.errors() if not (item["type"] == "too_short" and item["input"])]
-        problems = [_problem(item) for item in items]
+        items = error.errors()
+        told = [item for item in items if item["type"] != "too_short" or not _has_bad_item(item, items)]
+        problems = [_problem(item) for item in told]
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise StudyError("\n  ".join([f"{source}: {count}", *problems])) from None
 
@@ -600,6 +697,11 @@ def _index(path: Path, where: str, part: str, items: list[Any]) -> int:
     if not part.isdigit() or int(part) >= len(items):
         raise StudyError(f"{path}: {where}: expected an index from 0 to {len(items) - 1}, found {part!r}")
     return int(part)
+
+
+def _has_bad_item(item: Any, items: Sequence[Any]) -> bool:
+    place = item["loc"]
+    return any(other["loc"][: len(place)] == place for other in items if other is not item)
 
 
 def _problem(item: Any) -> str:

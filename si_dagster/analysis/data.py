@@ -17,10 +17,10 @@ from si_dagster.core.intervals import Interval
 from si_dagster.core.weighting import fill_unparsed
 from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.stages.samples import PolicySamples, floats
-from si_dagster.stages.weighting import proxy_utilities, sample_weights
+from si_dagster.stages.weighting import proxy_utilities, sample_weights, weighted_scores
 from si_dagster.store.artifacts import Artifact
 from si_dagster.store.layout import Address
-from si_dagster.study import Study, VerificationSpec
+from si_dagster.study import Scorer, Study, VerificationSpec
 
 BOUNDS = ("oracle", "random")
 """Methods that are no verifiers but the ends of any scale: ground truth, and noise."""
@@ -88,10 +88,10 @@ class ScoredSamples:
         }
 
     @property
-    def used(self) -> VerificationSpec | None:
-        """The verification that weights training, if it is stored."""
+    def used(self) -> Scorer | None:
+        """The verification or ensemble that weights training, if all of it is stored."""
         spec = self.study.weighting_verification()
-        return spec if spec.name in self.verifications else None
+        return spec if set(spec.sources) <= set(self.verifications) else None
 
     def gap_per_prompt(self, weights: np.ndarray) -> np.ndarray:
         """gap_x under some weights, by the study's convention for prompts without survivors."""
@@ -108,8 +108,11 @@ class ScoredSamples:
             **bootstrap_options(self.study),
         )
 
-    def weights(self, spec: VerificationSpec) -> np.ndarray:
+    def weights(self, spec: Scorer) -> np.ndarray:
         """Weights under the rule of the study, as for gap_metrics; shape (num_samples,)."""
+        if not isinstance(spec, VerificationSpec):
+            scores = weighted_scores(self.study, spec, self.verifications, self.study.seed)
+            return scores["weight"].to_numpy()
         scores, policy = self.tables[spec.name], spec.unparsed_policy
         return sample_weights(scores, self.study.weighting, policy, self.study.seed)
 

@@ -200,8 +200,8 @@ def training_differences(
     Truncated generations train nobody and are left out of both.
     """
     finished = _finished(train)
-    used = train.study.weighting_verification()
-    if used.name not in train.verifications:
+    used = train.used
+    if used is None:
         return {}
     ours = (train.weights(used) > 0) & finished
     found = {}

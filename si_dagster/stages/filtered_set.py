@@ -14,7 +14,6 @@ import polars as pl
 from si_dagster.core import weighting
 from si_dagster.core.pairing import Pairs, accepted_rejected_pairs, any_pairs
 from si_dagster.core.samples import offsets_from_sorted_ids
-from si_dagster.stages.weighting import UnparsedPolicy, proxy_utilities, sample_weights
 from si_dagster.store.layout import Address, training_row_id
 from si_dagster.study import WeightingSpec
 
@@ -22,9 +21,8 @@ from si_dagster.study import WeightingSpec
 def filtered_table(
     prompts: pl.DataFrame,
     generations: pl.DataFrame,
-    verifications: pl.DataFrame,
+    scores: pl.DataFrame,
     spec: WeightingSpec,
-    on_unparsed: UnparsedPolicy,
     seed: int,
     address: Address,
     pairing: Literal["accepted_rejected", "any"] | None = None,
@@ -34,24 +32,23 @@ def filtered_table(
     Args:
         prompts: Columns prompt_id, prompt.
         generations: Columns generation_id, completion, finish_reason.
-        verifications: Of one verification of the study; columns as in `proxy_utilities`.
-        spec: Rule, cap and what happens to duplicates.
-        on_unparsed: What stands for a score that could not be read.
-        seed: For ties, caps and pairs.
+        scores: With their weights, as from `weighted_scores`.
+        spec: Cap and what happens to duplicates.
+        seed: For caps and pairs.
         address: Of the filtered set; ids of training rows begin with it.
         pairing: Rows are pairs, weight 1 each: of an accepted generation and a rejected one, or of any two.
 
     Returns:
         The table, columns as the schema of `filtered_set`, and the summary of the rule's weights.
     """
-    rows = proxy_utilities(verifications).join(
+    rows = scores.join(
         generations.select("generation_id", "completion", "finish_reason"), on="generation_id", how="left"
     )
     rows = rows.sort("prompt_id", "sample_index").with_columns(
         num_duplicates=pl.len().over("prompt_id", "completion").cast(pl.Int32)
     )
     offsets = offsets_from_sorted_ids(rows["prompt_id"].to_numpy())
-    weights = sample_weights(rows, spec, on_unparsed, seed)
+    weights = rows["weight"].to_numpy()
     summary = weighting.summarise_weights(weights, offsets)
     if pairing == "any":
         kept = _any_pairs(rows, spec, offsets, seed)

@@ -6,6 +6,7 @@ study is applied to every verification as it stands.
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,8 +22,8 @@ from si_dagster.core.verifier_quality import verifier_quality
 from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.stages.probes import CANARY, GOLD, acceptance_of, probe_acceptance
 from si_dagster.stages.samples import PolicySamples, floats
-from si_dagster.stages.weighting import proxy_utilities, sample_weights
-from si_dagster.study import Study, VerificationSpec
+from si_dagster.stages.weighting import weighted_scores
+from si_dagster.study import Scorer, Study, VerificationSpec
 from si_dagster.verification.catalogue import load_method
 
 MAJORITY_K = 8
@@ -34,7 +35,7 @@ class IterationTables:
 
     Attributes:
         utilities: Of the current policy; columns as the schema of `utilities`.
-        verifications: Of the same generations, by one verification of the study.
+        verifications: Name -> rows of the same generations, of all verifications the score is made from.
         previous_utilities: Of the policy before, on the same prompts; `None` in iteration 0.
         previous_verifications: Those that weighted the training of the current policy; `None` in iteration 0
             and where another verification did.
@@ -43,15 +44,15 @@ class IterationTables:
     """
 
     utilities: pl.DataFrame
-    verifications: pl.DataFrame
+    verifications: Mapping[str, pl.DataFrame]
     previous_utilities: pl.DataFrame | None = None
-    previous_verifications: pl.DataFrame | None = None
+    previous_verifications: Mapping[str, pl.DataFrame] | None = None
     base_utilities: pl.DataFrame | None = None
     probes: pl.DataFrame | None = None
 
 
-def gap_metric_row(study: Study, spec: VerificationSpec, tables: IterationTables) -> dict[str, Any]:
-    """The metrics of one verification; columns as the schema of `gap_metrics`, less its keys.
+def gap_metric_row(study: Study, spec: Scorer, tables: IterationTables) -> dict[str, Any]:
+    """The metrics of one verification or ensemble; columns as the schema of `gap_metrics`, less its keys.
 
     The update error is told in the row of the verification that weights training, and is null in the others:
     only its reweighted policy was distilled.
@@ -84,10 +85,12 @@ def _policy_metrics(study: Study, samples: PolicySamples) -> dict[str, Any]:
     }
 
 
-def _acceptance_metrics(study: Study, spec: VerificationSpec, probes: pl.DataFrame | None) -> dict[str, Any]:
-    """Shares of gold answers and canaries that the verifier accepts."""
+def _acceptance_metrics(study: Study, spec: Scorer, probes: pl.DataFrame | None) -> dict[str, Any]:
+    """Shares of gold answers and canaries that the verifier accepts; of an ensemble none are known."""
     metrics: dict[str, Any] = {}
-    outcome = None if probes is None else probe_acceptance(probes, load_method(spec.method).accepts_from)
+    outcome = None
+    if probes is not None and isinstance(spec, VerificationSpec):
+        outcome = probe_acceptance(probes, load_method(spec.method).accepts_from)
     for kind in (GOLD, CANARY):
         shares = np.array([np.nan]) if outcome is None else acceptance_of(kind, outcome)
         interval = None if np.isnan(shares).all() else bootstrap_mean(shares, **bootstrap_options(study))
@@ -96,10 +99,10 @@ def _acceptance_metrics(study: Study, spec: VerificationSpec, probes: pl.DataFra
 
 
 def _verification_metrics(
-    study: Study, spec: VerificationSpec, samples: PolicySamples, verifications: pl.DataFrame
+    study: Study, spec: Scorer, samples: PolicySamples, verifications: Mapping[str, pl.DataFrame]
 ) -> dict[str, Any]:
-    scores = proxy_utilities(verifications)
-    weights = _weights(study, spec, scores)
+    scores = weighted_scores(study, spec, verifications, study.seed)
+    weights = scores["weight"].to_numpy()
     estimate = gap.estimate_gap(
         samples.utilities,
         weights,
@@ -111,20 +114,16 @@ def _verification_metrics(
     quality = verifier_quality(samples.utilities, floats(scores["proxy_utility"]), weights, samples.offsets)
     return {
         "verification": spec.name,
-        "method": spec.method,
-        "verifier": verifications["verifier"][0],
-        "rule": study.weighting.label,
+        "method": spec.method if isinstance(spec, VerificationSpec) else spec.combine,
+        "verifier": " + ".join(dict.fromkeys(verifications[name]["verifier"][0] for name in spec.sources)),
+        "rule": study.rule_label(spec),
         **asdict(estimate),
         "tpr": quality.true_positive_rate,
         "fpr": quality.false_positive_rate,
         "auroc": quality.auroc,
         "auroc_per_prompt": quality.auroc_per_prompt,
-        "num_unparsed": int(verifications["proxy_utility"].null_count()),
+        "num_unparsed": sum(rows["proxy_utility"].null_count() for rows in verifications.values()),
     }
-
-
-def _weights(study: Study, spec: VerificationSpec, scores: pl.DataFrame) -> np.ndarray:
-    return sample_weights(scores, study.weighting, spec.unparsed_policy, study.seed)
 
 
 def _paired_metrics(study: Study, samples: PolicySamples, tables: IterationTables) -> dict[str, Any]:
@@ -143,14 +142,14 @@ def _paired_metrics(study: Study, samples: PolicySamples, tables: IterationTable
 
 
 def _update_metrics(
-    study: Study, spec: VerificationSpec, samples: PolicySamples, tables: IterationTables
+    study: Study, spec: Scorer, samples: PolicySamples, tables: IterationTables
 ) -> dict[str, Any]:
     """Signed error of the update that led here: J(f_{t-1}[w]) - J(f_t)."""
     if tables.previous_utilities is None or tables.previous_verifications is None:
         return _interval_columns("update_error", None)
     old = _same_prompts(PolicySamples.of(tables.previous_utilities), samples)
-    scores = proxy_utilities(tables.previous_verifications)
-    weights = _weights(study, spec, scores)
+    scores = weighted_scores(study, spec, tables.previous_verifications, study.seed)
+    weights = scores["weight"].to_numpy()
     reweighted = gap.fill_no_survivors(
         gap.reweighted_utility(old.utilities, weights, old.offsets),
         _expected(old),

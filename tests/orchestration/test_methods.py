@@ -10,7 +10,11 @@ from conftest import MINI, run_cli
 
 ADDED = ("log_likelihood", "majority_vote", "oracle", "random")
 METHODS = ("multiple_choice", *ADDED)
-OVERRIDE = f"verification=[{', '.join(METHODS)}]"
+ENSEMBLES = {
+    "both": "{name: both, combine: and, members: [multiple_choice, {verification: random, tau: 0.5}]}",
+    "ranks": "{name: ranks, combine: mean_rank, members: [multiple_choice, log_likelihood]}",
+}
+OVERRIDES = (f"verification=[{', '.join(METHODS)}]", f"ensembles=[{', '.join(ENSEMBLES.values())}]")
 
 
 def parquet_files(home: Path) -> dict[Path, int]:
@@ -22,12 +26,12 @@ def parquet_files(home: Path) -> dict[Path, int]:
 
 @pytest.fixture(scope="module")
 def extended(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Path, int]]:
-    """A copy of the finished home with four methods more, and its files before."""
+    """A copy of the finished home with four methods and two ensembles more, and its files before."""
     home = tmp_path_factory.mktemp("extended") / "home"
     shutil.copytree(finished, home)
     assert run_cli(home, "lineage", "rebuild").returncode == 0
     before = parquet_files(home)
-    done = run_cli(home, "run", str(MINI), OVERRIDE, "--chunk-prompts", "4")
+    done = run_cli(home, "run", str(MINI), *OVERRIDES, "--chunk-prompts", "4")
     assert done.returncode == 0, done.stdout + done.stderr
     return home, before
 
@@ -37,19 +41,19 @@ def test_only_the_added_methods_are_computed(extended: tuple[Path, dict[Path, in
     after = parquet_files(home)
     assert [file for file in before if after.get(file) != before[file]] == []
     new = {file.parts[-4:-3] + file.parts[-2:-1] for file in set(after) - set(before)}
-    assert new == {
-        (stage, f"{split}.{method}")
-        for stage in ("verifications", "gap_metrics")
-        for split in ("eval", "train")
-        for method in ADDED
+    parts = {
+        "verifications": [(split, name) for split in ("eval", "train") for name in ADDED],
+        "gap_metrics": [(split, name) for split in ("eval", "train") for name in (*ADDED, *ENSEMBLES)],
+        "probes": [("eval", "log_likelihood")],  # of the added methods the only one that calls a policy
     }
+    assert new == {(stage, f"{split}.{name}") for stage, found in parts.items() for split, name in found}
 
 
 def test_every_method_has_its_row_in_the_gap_table(extended: tuple[Path, dict[Path, int]]) -> None:
     rows = json.loads(run_cli(extended[0], "gap", "mini", "--json").stdout)
     cells = [("eval", t) for t in (0, 1, 2)] + [("train", t) for t in (0, 1)]
     assert [(row["split"], row["iteration"], row["verification"]) for row in rows] == [
-        (*cell, method) for cell in cells for method in sorted(METHODS)
+        (*cell, name) for cell in cells for name in sorted((*METHODS, *ENSEMBLES))
     ]
     for row in rows:
         assert row["gap_low"] <= row["gap"] <= row["gap_high"]
@@ -57,7 +61,12 @@ def test_every_method_has_its_row_in_the_gap_table(extended: tuple[Path, dict[Pa
             row["verification"] != "multiple_choice" or row["split"] == "train" or row["iteration"] == 0
         )
     # The mini policy is right about nothing, so all its gaps are 0; what the methods keep differs.
-    of = {m: [row for row in rows if row["verification"] == m] for m in METHODS}
+    of = {m: [row for row in rows if row["verification"] == m] for m in (*METHODS, *ENSEMBLES)}
+    assert {row["rule"] for row in of["both"]} == {
+        "and(multiple_choice: quantile(q=0.75, ties=keep), random: threshold(tau=0.5))"
+    }
+    assert all(0 < row["retained"] < 0.25 for row in of["both"])  # about half of what multiple choice keeps
+    assert all("random" not in row["verifier"] and row["method"] == "mean_rank" for row in of["ranks"])
     assert {row["retained"] for row in of["random"]} == {0.25}  # q = .75 keeps 2 of 8 distinct draws
     assert all(row["retained"] > 0.25 for row in of["majority_vote"])  # votes tie
     assert sum(row["num_unparsed"] for row in of["majority_vote"]) > 0

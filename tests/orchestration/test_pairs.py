@@ -10,6 +10,7 @@ from conftest import MINI, run_cli
 
 from si_dagster.plan import Plan
 from si_dagster.stages.filtered_set import filtered_table
+from si_dagster.stages.weighting import proxy_utilities, sample_weights
 from si_dagster.store.artifacts import Store
 from si_dagster.store.layout import Address
 from si_dagster.study import StudyError, WeightingSpec, load_study
@@ -119,7 +120,9 @@ def table(pairing, **weighting):
     prompts = pl.DataFrame({"prompt_id": ["p"], "prompt": ["?"]})
     spec = WeightingSpec(**{"rule": "threshold", "tau": 0.5, **weighting})
     address = Address("s", 0, "filtered_set", "m", "t")
-    rows, _ = filtered_table(prompts, generations, verifications, spec, "reject", 0, address, pairing)
+    scored = proxy_utilities(verifications)
+    scored = scored.with_columns(weight=pl.Series(sample_weights(scored, spec, "reject", 0)))
+    rows, _ = filtered_table(prompts, generations, scored, spec, 0, address, pairing)
     return list(rows.select("completion", "rejected_completion").iter_rows())
 
 
