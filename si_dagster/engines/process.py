@@ -38,6 +38,12 @@ CHILD_DEFAULTS = {
 CLOSE_SECONDS = 5.0
 """Patience with a child that was asked to end, before it is killed."""
 
+MEMORY_OPTIONS = {
+    "transformers": "max_batch_rows or max_batch_tokens",
+    "vllm": "kv_cache_bytes, max_num_seqs or gpu_memory_utilization",
+}
+"""Engine kind -> options that bound its memory."""
+
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 PYTHON_VARIABLES = {"vllm": "SI_DAGSTER_VLLM_PYTHON"}
@@ -92,6 +98,7 @@ class EngineProcess:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._name = f"{kind} engine of {path}"
+        self._memory_options = MEMORY_OPTIONS.get(kind, "chunk_prompts")
         self._usage = Usage()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._pipe, theirs = Pipe()
@@ -193,9 +200,7 @@ class EngineProcess:
         tail = self._log.read().decode(errors="replace").strip()
         self.close()
         how = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
-        hint = (
-            " (out of memory? take smaller batches: max_batch_rows, max_batch_tokens)" if code == -9 else ""
-        )
+        hint = f" (out of memory? lower {self._memory_options})" if code == -signal.SIGKILL else ""
         return f"the {self._name} {how}{hint}" + (f"; its last lines:\n{tail}" if tail else "")
 
 
