@@ -119,5 +119,13 @@ class Engine(Protocol):
         ...
 
 
+def num_lanes(engine: Engine | None) -> int:
+    """Calls that an engine answers at once: its attribute `num_lanes`, or 1, as most (and none).
+
+    An engine with several lanes is called from as many threads; which lane answers changes nothing.
+    """
+    return getattr(engine, "num_lanes", 1)
+
+
 class EngineError(RuntimeError):
     """An engine could not start or died; the message says what to change."""

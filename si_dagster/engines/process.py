@@ -1,8 +1,9 @@
 """An engine in a process of its own, spoken to over a private pipe.
 
 The memory of a policy goes back to the machine when the process ends, and what kills it (the kernel's
-out-of-memory killer, a fault in a native library) does not kill the caller. It does not restart a dead
-engine: the caller's stage fails, and resumes from its last chunk.
+out-of-memory killer, a fault in a native library) does not kill the caller. Calls may come from several
+threads; as many are answered at once as the engine has lanes. It does not restart a dead engine: the
+caller's stage fails, and resumes from its last chunk.
 """
 
 import contextlib
@@ -13,15 +14,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
-from si_dagster.engines.base import Completion, EngineError, Prompt, SamplingParams, Usage
+from si_dagster.engines.base import EngineError, Usage
+from si_dagster.engines.remote import RemoteEngine
 
 LOG_TAIL_BYTES = 4000
 CHILD_DEFAULTS = {
@@ -73,7 +76,7 @@ def child_environment() -> dict[str, str]:
     return {**CHILD_DEFAULTS, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-class EngineProcess:
+class EngineProcess(RemoteEngine):
     """The engine `kind` holding the policy at `path`, in a child process.
 
     The child ends with `close`, and by itself when this process is gone, however it went.
@@ -100,6 +103,11 @@ class EngineProcess:
         self._name = f"{kind} engine of {path}"
         self._memory_options = MEMORY_OPTIONS.get(kind, "chunk_prompts")
         self._usage = Usage()
+        self._sending = threading.Lock()
+        self._waiting: dict[int, Future[Any]] = {}
+        self._num_calls = 0
+        self._ended: str | None = None
+        """Why no further call is answered."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._pipe, theirs = Pipe()
         python = python or engine_python(kind)
@@ -118,87 +126,100 @@ class EngineProcess:
                 self._pipe.close()
                 self._log.close()
                 raise EngineError(f"the {kind} engine has no Python to run with: {error}") from error
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         try:
-            self._call("open", kind, str(path), dict(options or {}))
+            self.num_lanes: int = self._call("open", kind, str(path), dict(options or {}))
         except BaseException:
             self.close()
             raise
 
     @property
     def is_closed(self) -> bool:
-        """Whether it was closed, or closed itself because the child died."""
-        return self._pipe.closed
+        """Whether it was closed or its child died: it answers no more."""
+        return self._ended is not None
 
     @property
     def pid(self) -> int:
         """Process id of the child."""
         return self._process.pid
 
-    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Completion]]:
-        """See `Engine.generate`."""
-        return self._call("generate", list(prompts), sampling)
-
-    def label_logprobs(self, prompts: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-        """See `Engine.label_logprobs`."""
-        return self._call("label_logprobs", list(prompts), list(labels))
-
-    def sequence_logprobs(
-        self, prompts: Sequence[str], completions: Sequence[str]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """See `Engine.sequence_logprobs`."""
-        return self._call("sequence_logprobs", list(prompts), list(completions))
-
     def usage(self) -> Usage:
         """Counters as of the last call that came back, also after the end of the child."""
         return self._usage
 
     def close(self) -> None:
-        """End the child and what it started, and wait until their memory is free."""
-        if self._pipe.closed:
-            return
+        """End the child and what it started, and wait until their memory is free; calls under way fail."""
         workers = descendants(self._process.pid)
-        # Said aloud: processes forked from this one hold copies of the pipe, which then has no end.
-        with contextlib.suppress(OSError):
-            self._pipe.send_bytes(pickle.dumps(("close", ())))
-        self._pipe.close()
-        try:
-            self._process.wait(CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with self._sending:
+            if self._ended is None:
+                self._ended = f"the {self._name} is closed"
+                # Said aloud: processes forked from this one hold copies of the pipe, which then has no end.
+                with contextlib.suppress(OSError):
+                    self._pipe.send_bytes(pickle.dumps((0, "close", ())))
+        self._reaped()
         for worker in psutil.wait_procs(workers, CLOSE_SECONDS)[1]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.kill()
-        self._log.close()
+        self._listener.join()
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        if self._pipe.closed:
-            raise EngineError(f"the {self._name} is closed")
+        answer: Future[tuple[str | None, Any]] = Future()
         try:
-            self._pipe.send_bytes(pickle.dumps((method, arguments), protocol=pickle.HIGHEST_PROTOCOL))
-            answer = pickle.loads(self._pipe.recv_bytes())
-        except (EOFError, OSError) as error:
-            raise EngineError(self._obituary()) from error
+            self._ask(answer, method, arguments)
+            failure, result = answer.result()
+        except EngineError:
+            raise
         except BaseException:
-            # Interrupted between question and answer: a later call would read the answer to this one.
+            # Interrupted between question and answer: the child would go on for nobody.
             self._process.kill()
             self.close()
             raise
-        failure, result, self._usage = answer
         if failure is not None:
             raise EngineError(failure)
         return result
 
-    def _obituary(self) -> str:
-        """How the child died and its last words; also reaps it."""
+    def _ask(self, answer: Future[Any], method: str, arguments: tuple[Any, ...]) -> None:
+        with self._sending:
+            if self._ended is not None:
+                raise EngineError(self._ended)
+            self._num_calls += 1
+            question = pickle.dumps((self._num_calls, method, arguments), pickle.HIGHEST_PROTOCOL)
+            self._waiting[self._num_calls] = answer
+            with contextlib.suppress(OSError):  # a dead child is the listener's to tell
+                self._pipe.send_bytes(question)
+
+    def _listen(self) -> None:
+        """Hand every answer to its call, until the child has ended."""
         try:
-            code = self._process.wait(CLOSE_SECONDS)
+            while True:
+                number, failure, result, self._usage = pickle.loads(self._pipe.recv_bytes())
+                self._waiting.pop(number).set_result((failure, result))
+        except (EOFError, OSError):
+            end = self._obituary()
+        except Exception as error:
+            self._process.kill()
+            end = f"the answer of the {self._name} cannot be read: {error!r}; {self._obituary()}"
+        with self._sending:
+            self._ended = self._ended or end
+            self._pipe.close()
+            self._log.close()
+            for answer in self._waiting.values():
+                answer.set_exception(EngineError(self._ended))
+
+    def _reaped(self) -> int:
+        """Exit code of the child, which is killed if it does not end by itself."""
+        try:
+            return self._process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            code = self._process.wait()
+            return self._process.wait()
+
+    def _obituary(self) -> str:
+        """How the child died and its last words."""
+        code = self._reaped()
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
         tail = self._log.read().decode(errors="replace").strip()
-        self.close()
         how = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
         hint = f" (out of memory? lower {self._memory_options})" if code == -signal.SIGKILL else ""
         return f"the {self._name} {how}{hint}" + (f"; its last lines:\n{tail}" if tail else "")

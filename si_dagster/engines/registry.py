@@ -13,6 +13,7 @@ from si_dagster.engines.base import Engine, EngineError
 
 ENGINE_CLASSES = {
     "openai": ("si_dagster.engines.openai_server", "OpenAIEngine"),
+    "ray": ("si_dagster.engines.ray", "RayEngine"),
     "scripted": ("si_dagster.engines.scripted", "ScriptedEngine"),
     "transformers": ("si_dagster.engines.transformers", "TransformersEngine"),
     "vllm": ("si_dagster.engines.vllm", "VllmEngine"),

@@ -1,51 +1,79 @@
 """The child of `EngineProcess`: `python -m si_dagster.engines.worker DESCRIPTOR PARENT_PID`.
 
-Answers (method, arguments) with (error or None, result, usage), one after the other, until the pipe ends.
-Standard output stays free for what libraries print. It trusts its pipe: both ends are ours.
+Answers (number, method, arguments) with (number, error or None, result, usage) until the pipe ends, as many
+calls at once as the engine has lanes. Standard output stays free for what libraries print. It trusts its
+pipe: both ends are ours.
 """
 
 import os
 import pickle
-import resource
 import signal
 import sys
-import traceback
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from typing import Any
 
-from si_dagster.engines.base import Engine, EngineError, Usage
+from si_dagster.engines.base import Engine, Usage, num_lanes
 from si_dagster.engines.registry import open_engine
+from si_dagster.engines.remote import answered, peak_memory
 from si_dagster.processes import exit_with_parent
 
+Question = tuple[int, str, tuple[Any, ...]]
 
-def serve(pipe: Connection) -> None:
-    """Answer until the other end is closed."""
-    engine: Engine | None = None
-    while True:
+
+class Desk:
+    """The child's end of the pipe: questions come one by one, answers go from any thread."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._answering = pipe, threading.Lock()
+        self.engine: Engine | None = None
+
+    def question(self) -> Question | None:
+        """The next question; `None` when the other end is closed or says so."""
         try:
-            method, arguments = pickle.loads(pipe.recv_bytes())
+            question: Question = pickle.loads(self._pipe.recv_bytes())
         except EOFError:
-            return
-        if method == "close":
-            return
-        failure, result = None, None
-        try:
-            if engine is None:
-                kind, path, options = arguments
-                engine = open_engine(kind, path, **options)
-            else:
-                result = getattr(engine, method)(*arguments)
-        except EngineError as error:
-            failure = str(error)
-        except Exception as error:
-            failure = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-        usage = Usage() if engine is None else replace(engine.usage(), peak_memory_bytes=_peak_memory())
-        pipe.send_bytes(pickle.dumps((failure, result, usage), protocol=pickle.HIGHEST_PROTOCOL))
+            return None
+        return None if question[1] == "close" else question
+
+    def answer(self, number: int, ask: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Compute and send one answer; an error is an answer, too."""
+        failure, result = answered(ask, arguments)
+        # Under the lock: a later message never carries an earlier reading of the counters.
+        with self._answering:
+            usage = Usage() if self.engine is None else self.engine.usage()
+            usage = replace(usage, peak_memory_bytes=max(usage.peak_memory_bytes, peak_memory()))
+            self._pipe.send_bytes(pickle.dumps((number, failure, result, usage), pickle.HIGHEST_PROTOCOL))
+
+    def open(self, kind: str, path: str, options: dict[str, Any]) -> int:
+        """Open the engine; says how many calls it answers at once."""
+        self.engine = open_engine(kind, path, **options)
+        return num_lanes(self.engine)
 
 
-def _peak_memory() -> int:
-    """Bytes; Linux counts in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def serve(desk: Desk) -> None:
+    """Open the engine, then answer until the other end is closed."""
+    first = desk.question()
+    if first is None:
+        return
+    desk.answer(first[0], desk.open, first[2])
+    engine = desk.engine
+    if engine is None:
+        return
+    lanes = num_lanes(engine)
+    # One lane needs no thread: torch and signals are happiest in the main one.
+    pool = ThreadPoolExecutor(lanes) if lanes > 1 else None
+    while question := desk.question():
+        number, method, arguments = question
+        job = (number, getattr(engine, method), arguments)
+        if pool is None:
+            desk.answer(*job)
+        else:
+            pool.submit(desk.answer, *job)
+    engine.close()
 
 
 def main() -> None:
@@ -54,7 +82,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     exit_with_parent(parent)
     try:
-        serve(Connection(descriptor))
+        serve(Desk(Connection(descriptor)))
     except (BrokenPipeError, ConnectionResetError):
         os._exit(1)
     # Interpreter shutdown frees a large policy block by block; the kernel does it at once.

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterator
 
 import polars as pl
 
-from si_dagster.engines.base import Completion, Engine, Prompt, SamplingParams
+from si_dagster.engines.base import Completion, Engine, Prompt, SamplingParams, num_lanes
+from si_dagster.stages.chunks import as_finished
 from si_dagster.store.layout import Address, generation_id
 from si_dagster.study import GenerationSpec
 
@@ -40,6 +41,8 @@ def generation_chunks(
 ) -> Iterator[pl.DataFrame]:
     """Generations of `chunk_prompts` prompts at a time, columns as the schema of `generations`.
 
+    As many chunks are under way as the engine has lanes; they come as they finish.
+
     Args:
         prompts: Table of prompts; sorted by prompt text here, so that shared beginnings are neighbours.
         engine: Holds the policy.
@@ -47,15 +50,19 @@ def generation_chunks(
         address: Of the artifact; generation ids begin with it.
         chunk_prompts: Prompts a chunk. It changes the clock, not the draws.
     """
-    for chunk in prompts.sort("prompt", "prompt_id").iter_slices(chunk_prompts):
+
+    def drawn(chunk: pl.DataFrame) -> pl.DataFrame:
         keys, texts = chunk["prompt_id"].to_list(), chunk["prompt"].to_list()
-        drawn = engine.generate([Prompt(*pair) for pair in zip(keys, texts, strict=True)], sampling)
+        completions = engine.generate([Prompt(*pair) for pair in zip(keys, texts, strict=True)], sampling)
         rows = [
             (generation_id(address, key, index), key, address.part, index, *_columns(completion))
-            for key, completions in zip(keys, drawn, strict=True)
-            for index, completion in enumerate(completions)
+            for key, of_prompt in zip(keys, completions, strict=True)
+            for index, completion in enumerate(of_prompt)
         ]
-        yield pl.DataFrame(rows, schema=GENERATION_COLUMNS, orient="row")
+        return pl.DataFrame(rows, schema=GENERATION_COLUMNS, orient="row")
+
+    chunks = prompts.sort("prompt", "prompt_id").iter_slices(chunk_prompts)
+    return as_finished(drawn, chunks, num_lanes(engine))
 
 
 def _columns(completion: Completion) -> tuple[str, str, int, float]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import polars as pl
 
+from si_dagster.engines.base import num_lanes
+from si_dagster.stages.chunks import as_finished
 from si_dagster.stages.prompts import task_rows
 from si_dagster.store.layout import verification_id
 from si_dagster.study import VerificationSpec
@@ -67,7 +69,7 @@ def verification_chunks(
     verifier: str,
     chunk_prompts: int,
 ) -> Iterator[pl.DataFrame]:
-    """Verifications of all generations of `chunk_prompts` prompts at a time.
+    """Verifications of all generations of `chunk_prompts` prompts at a time, as they finish.
 
     Args:
         prompts: Table of prompts; the references in it are withheld from the method.
@@ -78,12 +80,17 @@ def verification_chunks(
         verifier: Artifact id of the policy that verifies.
         chunk_prompts: Prompts a chunk; all generations of one prompt stay together.
 
-    Yields:
+    Returns:
         Columns as the schema of `verifications`.
     """
-    for part, items in _item_chunks(prompts, generations, chunk_prompts):
+
+    def verified(chunk: tuple[pl.DataFrame, list[Item]]) -> pl.DataFrame:
+        part, items = chunk
         judgements = method.verify(replace(batch, items=items))
-        yield _table(part, [asdict(judgement) for judgement in judgements], spec, verifier)
+        return _table(part, [asdict(judgement) for judgement in judgements], spec, verifier)
+
+    chunks = _item_chunks(prompts, generations, chunk_prompts)
+    return as_finished(verified, chunks, num_lanes(batch.engine))
 
 
 def _item_chunks(
