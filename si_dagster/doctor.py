@@ -13,9 +13,10 @@ from typing import Any
 
 import psutil
 
-from si_dagster.store.artifacts import Store
+from si_dagster.store.artifacts import Artifact
 from si_dagster.store.errors import StoreError
-from si_dagster.store.layout import default_home
+from si_dagster.store.integrity import manifest_folders, read_manifest
+from si_dagster.store.layout import default_home, superseded_dir
 
 PACKAGES = ("dagster", "duckdb", "polars", "torch", "transformers", "trl")
 OPTIONAL = ("vllm", "deepspeed")
@@ -84,12 +85,14 @@ def _accelerator() -> dict[str, Any]:
 
 
 def _artifacts(home: Path) -> list[dict[str, Any]]:
-    store = Store(home)
     damaged, count = [], 0
-    for manifest in store.manifests():
+    for folder in manifest_folders(home):
+        if folder.is_relative_to(superseded_dir(home)):
+            continue
         count += 1
         try:
-            store.require(manifest.address).verify()
+            if (manifest := read_manifest(folder)) is not None:
+                Artifact(folder, manifest).verify()
         except StoreError as error:
-            damaged.append(_finding(manifest.artifact_id, False, str(error)))
+            damaged.append(_finding(str(folder.relative_to(home)), False, str(error)))
     return [_finding("artifacts", not damaged, f"{count} complete, {len(damaged)} damaged"), *damaged]

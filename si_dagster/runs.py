@@ -191,8 +191,16 @@ def _keep_copy(study: Study, home: Path) -> None:
     """Keep what was run where the UI finds it; a file in `studies/` of the same name comes first there."""
     folder = home / "studies"
     folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{study.name}.yaml"
+    for kept in readable_studies([file] if file.exists() else []):
+        if kept.iterations > study.iterations and _cut(kept, study.iterations) == study:
+            return  # the same study cut short: what it measured later on is to be found still
     text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False)
-    write_bytes(folder / f"{study.name}.yaml", text.encode())
+    write_bytes(file, text.encode())
+
+
+def _cut(study: Study, iterations: int) -> Study:
+    return study.model_copy(update={"iterations": iterations})
 
 
 def _measured(plan: Plan, store: Store) -> bool:
@@ -238,12 +246,17 @@ def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
     messages = []
     for event in result.filter_events(lambda event: event.is_step_failure):
         error = event.step_failure_data.error
-        while error is not None and error.cause is not None and error.cls_name != "Failure":
+        # What Dagster wraps around it says less than the error that a stage raised.
+        while error is not None and error.cause is not None and _is_wrapper(error.cls_name or ""):
             error = error.cause
         if error is not None and error.cls_name != "DagsterAssetCheckFailedError":
             description = getattr(event.step_failure_data.user_failure_data, "description", None)
             messages.append(f"{event.step_key}: {description or error.message.strip()}")
     return messages
+
+
+def _is_wrapper(cls_name: str) -> bool:
+    return cls_name.startswith(("Dagster", "RetryRequested"))
 
 
 def measured_studies(study: str, overrides: list[str]) -> list[Study]:

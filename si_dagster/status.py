@@ -197,7 +197,10 @@ def next_steps(study: Study, store: Store, statuses: list[ArtifactStatus], comma
     count = Counter(status.state for status in statuses)
     lines = [", ".join(f"{number} {state}" for state, number in count.most_common())]
     if count["damaged"]:
-        lines.append(f"damaged: {command} makes it again, and keeps what is whole")
+        lines.append(
+            f"damaged: {command} makes it again and keeps what is whole; where the recipe itself cannot be "
+            "read, with --supersede"
+        )
     if count["stale"]:
         lines.append(
             f"stale: restore the fields, or {command} --supersede (moves the stale ones aside and makes them "

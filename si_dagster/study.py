@@ -8,7 +8,7 @@ models or data; what needs them (a missing data file, a missing checkpoint) is f
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -26,7 +26,7 @@ class StudyError(ValueError):
 class Spec(BaseModel):
     """Base of all parts of a study: unknown fields are errors, values do not change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class TaskSpec(Spec):
@@ -413,7 +413,7 @@ class AnalysisSpec(Spec):
     """Resamples of the cluster bootstrap over prompts."""
     saturated: Literal["skip", "zero"] = "skip"
     """A prompt with J_x = 1 has no relative gap: leave it out, or count it as 0."""
-    pass_at_k: tuple[int, ...] | None = None
+    pass_at_k: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
     """Default: the powers of two that n allows, up to 128."""
 
 

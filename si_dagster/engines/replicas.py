@@ -45,11 +45,14 @@ class EngineReplicas:
         python: str = "",
     ) -> None:
         width = int(options.get("tensor_parallel_size", 1))
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         self._threads = ThreadPoolExecutor(data_parallel_size)
         with ExitStack() as stack:
             stack.callback(self._threads.shutdown)
             starts = [
-                self._threads.submit(EngineProcess, kind, path, options, python, device_environment(i, width))
+                self._threads.submit(
+                    EngineProcess, kind, path, options, python, device_environment(i, width, visible)
+                )
                 for i in range(data_parallel_size)
             ]
             failures = [start.exception() for start in starts]
@@ -111,14 +114,13 @@ class EngineReplicas:
         return [answer.result() for answer in answers]
 
 
-def device_environment(index: int, width: int) -> dict[str, str]:
-    """The GPUs of engine `index`, `width` of those that this process may see.
+def device_environment(index: int, width: int, visible: str | None) -> dict[str, str]:
+    """The GPUs of engine `index`, `width` of those that are visible; all are where `visible` is `None`.
 
     Examples:
-        >>> device_environment(1, 2)
-        {'CUDA_VISIBLE_DEVICES': '2,3'}
+        >>> device_environment(1, 2, None), device_environment(1, 1, "4,6")
+        ({'CUDA_VISIBLE_DEVICES': '2,3'}, {'CUDA_VISIBLE_DEVICES': '6'})
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     own = range(index * width, (index + 1) * width)
     names = [str(i) for i in own] if visible is None else visible.split(",")[own.start : own.stop]
     return {"CUDA_VISIBLE_DEVICES": ",".join(names)}

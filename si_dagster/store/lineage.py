@@ -27,6 +27,7 @@ from si_dagster.store.manifest import Manifest
 from si_dagster.store.schemas import POLICIES, TABLES, TableStage
 
 _WAIT_SECONDS = 120.0
+PARQUET_MAGIC = b"PAR1"
 
 _TABLES = """
 CREATE TABLE catalogue (home VARCHAR);
@@ -247,7 +248,10 @@ class _Difference:
                 self._insert_metrics(connection, path, manifest)
 
     def _insert_metrics(self, connection: duckdb.DuckDBPyConnection, path: str, manifest: Manifest) -> None:
-        paths = [str(self.home / path / entry.name) for entry in manifest.files]
+        files = [self.home / path / entry.name for entry in manifest.files]
+        paths = [str(file) for file in files if _is_whole(file)]
+        if not paths:
+            return
         connection.execute(
             "INSERT INTO metrics BY NAME SELECT ? AS artifact_id, ? AS version, * FROM read_parquet(?)",
             [manifest.artifact_id, manifest.version, paths],
@@ -405,6 +409,7 @@ def _rows_view(connection: duckdb.DuckDBPyConnection, home: Path, table: TableSt
         "WHERE a.stage = ? AND a.superseded_at IS NULL AND f.num_rows > 0 ORDER BY f.path",
         [table.name],
     ).fetchall()
+    paths = [path for (path,) in paths if _is_whole(home / path)]
     columns = ", ".join(f"r.{column.name}" for column in table.columns)
     # An analysis is of all cells, so its own columns say which a row is of.
     cell = ", ".join(f"a.{name}" for name in _CELL if name not in table.dtypes)
@@ -416,7 +421,7 @@ def _rows_view(connection: duckdb.DuckDBPyConnection, home: Path, table: TableSt
         )
     return (
         f"CREATE OR REPLACE VIEW {table.view} AS SELECT {cell}, a.artifact_id, {columns} "
-        f"FROM {_read_parquet(home, [path for (path,) in paths], table)} r "
+        f"FROM {_read_parquet(home, paths, table)} r "
         f"JOIN files f ON f.path = substr(r.file_path, {len(str(home)) + 2}) "
         "JOIN artifacts a ON a.artifact_id = f.artifact_id AND a.version = f.version"
     )
@@ -463,8 +468,22 @@ def _trained_on(connection: duckdb.DuckDBPyConnection, home: Path) -> list[str]:
     return [
         path
         for path, artifact_id, data_version, version in rows
-        if (home / path).exists() and chosen.setdefault((artifact_id, data_version), version) == version
+        if _is_whole(home / path) and chosen.setdefault((artifact_id, data_version), version) == version
     ]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file has both ends of a Parquet file; one damaged file must not hide all others."""
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(PARQUET_MAGIC))
+            file.seek(-len(PARQUET_MAGIC), os.SEEK_END)
+            if begins == file.read() == PARQUET_MAGIC:
+                return True
+    except OSError:
+        return False
+    warnings.warn(f"left out of the catalogue: {path}: not a whole Parquet file", StoreWarning, stacklevel=2)
+    return False
 
 
 def _read_parquet(home: Path, paths: Iterable[str], table: TableStage) -> str:

@@ -105,12 +105,20 @@ class Custom(DatasetTask):
 
     def question_of(self, record: Record) -> str:
         """The mapped question column."""
-        return str(record[self.columns["question"]]).strip()
+        return str(self._mapped(record, "question")).strip()
 
     def reference_of(self, record: Record) -> str:
         """The mapped reference column; lists as JSON."""
-        value = record[self.columns["reference"]]
+        value = self._mapped(record, "reference")
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    def _mapped(self, record: Record, role: str) -> Any:
+        column = self.columns[role]
+        if column not in record:
+            raise TaskDataError(
+                f"custom: option columns maps {role!r} to {column!r}, but the rows have {', '.join(record)}"
+            )
+        return record[column]
 
     def columns_of(self, record: Record) -> dict[str, Any]:
         """The columns named in `keep`."""

@@ -5,6 +5,7 @@ It formats nothing and reads no model: callers print what they get.
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 
 from si_dagster.tasks.base import MakesPrompts, PromptStyle, Split, Task, TaskRow
@@ -63,5 +64,6 @@ def _prompts(task: Task, row: TaskRow, style: PromptStyle, completion: str) -> d
         except ValueError:
             compare = getattr(task, "comparison_prompt", None)
             if method == "tournament" and compare is not None:
-                rendered[f"verification/{method}"] = compare(row, completion, completion, style)
+                with suppress(ValueError):  # nor in pairs, in this style
+                    rendered[f"verification/{method}"] = compare(row, completion, completion, style)
     return rendered

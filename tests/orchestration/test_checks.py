@@ -82,7 +82,7 @@ def test_a_gap_that_no_prompt_has_closes_the_gate(home: Path) -> None:
     plan = Plan(load_study(MINI))
     check = gap_is_open(plan, 0)
     assert "interval from" in (evaluate(check, home).description or "")
-    address = plan.address("gap_metrics", 0, CELL, "eval")
+    address = plan.address("gap_metrics", 0, CELL, "eval.multiple_choice")
     table = Store(home).require(address).read()
     replace(
         plan,

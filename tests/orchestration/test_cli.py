@@ -69,7 +69,7 @@ def test_status_shows_damage_as_a_row_and_what_to_do(home: Path) -> None:
     }
     assert f"{part}: expected" in damaged[f"mini/iteration_0/utilities/{CELL}/eval"]
     text = run_cli(home, "status", "mini").stdout
-    assert "28 done, 2 damaged" in text
+    assert f"{len(rows) - 2} done, 2 damaged" in text
     assert "damaged: si-dagster run mini makes it again" in text
 
 
@@ -90,8 +90,8 @@ def test_a_refusal_names_cost_and_command(finished: Path) -> None:
     done = run_cli(finished, "run", str(MINI), "generation.temperature=1.5", "--json")
     assert (done.returncode, done.stdout) == (1, "")
     assert "generation.temperature: stored 1.0, study says 1.5 (generations)" in done.stderr
-    # Of 30 artifacts, the base and five sets of prompts stay.
-    assert "24 artifacts (" in done.stderr
+    # Of all artifacts the base and five sets of prompts stay.
+    assert f"{len(list((finished / 'data').rglob('manifest.json'))) - 6} artifacts (" in done.stderr
     assert f"si-dagster run {MINI} generation.temperature=1.5 --supersede" in done.stderr
 
 
@@ -150,7 +150,7 @@ def test_ctrl_c_ends_in_one_line(home: Path, override: str, label: str, amount: 
     assert (run.returncode, out) == (130, "")
     *progress, last = err.strip().splitlines()
     assert last == "interrupted; what is whole is kept, run again to continue"
-    assert all(label in line for line in progress)
+    assert [line for line in progress if label not in line] == []
 
 
 def test_failed_checks_that_stop_nothing_are_told() -> None:

@@ -184,3 +184,14 @@ def test_a_point_query_over_many_rows(maker, capsys):
     assert rows == [("17321",)]
     with capsys.disabled():
         print(f"\none generation of {frame.height:,} by id: {seconds * 1e3:.1f} ms")
+
+
+def test_half_a_file_hides_no_other_and_is_told(maker, catalogue):
+    address = maker.address("filtered_set", 0)
+    (part,) = maker.store.require(address).part_paths
+    part.write_bytes(part.read_bytes()[:-10])
+    with pytest.warns(StoreWarning, match=f"left out of the catalogue: {part}"):
+        catalogue.rebuild()
+    iterations = catalogue.query("SELECT DISTINCT iteration FROM filtered_sets").rows()
+    assert iterations == [(1,)]
+    assert catalogue.query("SELECT count(*) AS n FROM generations")["n"].item() == 24
