@@ -97,7 +97,6 @@ class Plan:
         self._data_digests = dict(data_digests or {})
         self._model_digests = dict(model_digests or {})
         self._fingerprints: dict[Address, str] = {}
-        self._probed: set[Address] = set()
 
     @cached_property
     def nodes(self) -> dict[Address, Node]:
@@ -291,10 +290,8 @@ class Plan:
 
     def _probes(self, iteration: int, cell: tuple[str, str]) -> Iterator[Node]:
         """Gold answers and canaries for every verification that calls a policy, on evaluation prompts."""
-        for spec in self.study.verification if self.study.probes.num_prompts else ():
+        for spec in filter(self._is_probed, self.study.verification):
             method, task = load_method(spec.method), self.task(cell[1])
-            if not method.calls_verifier:
-                continue
             verifier = self.verifier(spec, iteration, cell)
             fields = {
                 "verification": spec.scoring_fields(),
@@ -308,9 +305,12 @@ class Plan:
             if self.study.scripted:
                 fields["engine"] = "scripted"
             inputs = {"prompts": self.address("prompts", iteration, cell, "eval"), "verifier": verifier}
-            address = self._probes_address(iteration, cell, spec.name)
-            self._probed.add(address)
-            yield self._node(address, fields, inputs)
+            yield self._node(self._probes_address(iteration, cell, spec.name), fields, inputs)
+
+    def _is_probed(self, spec: Scorer) -> bool:
+        """Whether gold answers and canaries are put to it: it must be one verifier, and be asked at all."""
+        asked = isinstance(spec, VerificationSpec) and load_method(spec.method).calls_verifier
+        return asked and self.study.probes.num_prompts > 0
 
     def _probes_address(self, iteration: int, cell: tuple[str, str], name: str) -> Address:
         return self.address("probes", iteration, cell, verification_part("eval", name))
@@ -390,8 +390,8 @@ class Plan:
             "utilities": self.address("utilities", iteration, cell, split),
             **self._scored(spec, iteration, cell, split),
         }
-        if split == "eval" and (probes := self._probes_address(iteration, cell, spec.name)) in self._probed:
-            inputs["probes"] = probes
+        if split == "eval" and self._is_probed(spec):
+            inputs["probes"] = self._probes_address(iteration, cell, spec.name)
         if split == "eval" and iteration > 0:
             inputs["previous_utilities"] = self.address("utilities", iteration - 1, cell, split)
             inputs["base_utilities"] = self.address("utilities", 0, cell, split)

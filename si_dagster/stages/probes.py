@@ -16,6 +16,7 @@ from si_dagster.core.acceptance import acceptance_per_prompt, accepted
 from si_dagster.core.samples import offsets_from_sorted_ids
 from si_dagster.stages.prompts import task_rows
 from si_dagster.stages.samples import floats
+from si_dagster.store.schemas import TABLES
 from si_dagster.study import VerificationSpec
 from si_dagster.tasks.base import ShowsGold, Task, TaskRow
 from si_dagster.verification.base import Batch, Item, VerificationMethod
@@ -90,6 +91,8 @@ def verified_probes(
         spec: Name of the verification and of its method.
         verifier: Artifact id of the policy that verifies.
     """
+    if probes.is_empty():
+        return TABLES["probes"].empty()
     judgements = pl.DataFrame(
         [asdict(judgement) for judgement in method.verify(batch)], infer_schema_length=None
     ).rename({"generation_id": "probe_id"})

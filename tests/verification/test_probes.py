@@ -176,3 +176,11 @@ def test_a_prompt_key_is_used_once() -> None:
     prompts = prompt_table(Graded(), "eval", 3, 0, "text")
     items = probe_items(probe_table(Graded(), prompts, 3), prompts)
     assert len({Prompt(item.generation_id, "").key for item in items}) == len(items)
+
+
+def test_a_grader_that_agrees_with_no_probe_leaves_nothing_to_ask() -> None:
+    class Broken(Graded):
+        def grade(self, references, completions):
+            return [Grade(None, None, "grader_error", None, "") for _ in completions]
+
+    assert outcome_of("multiple_choice", Judge(lambda prompt: True), Broken()).is_empty()
