@@ -13,7 +13,8 @@ from si_dagster.analysis.findings import FINDINGS, MARGIN, Contrast, Evidence, M
 from si_dagster.analysis.findings_page import written
 from si_dagster.core.intervals import Interval
 from si_dagster.plan import Plan
-from si_dagster.reproduction import SEEDS, finding_studies, shrunk
+from si_dagster.reproduction import SEEDS, finding_studies, shrunk, write_page
+from si_dagster.store.artifacts import Store
 
 NUM_PROMPTS, N = 120, 16
 OFFSETS = np.arange(0, NUM_PROMPTS * N + 1, N)
@@ -226,8 +227,9 @@ def test_the_small_path_runs_judges_and_writes(tmp_path: Path):
     page = Path(told["page"]).read_text()
     assert "findings_facts" in page
     assert (home / "findings" / "images" / "finding_3.svg").is_file()
-    again = run_cli(home, "findings", "--small", "--studies", str(files), "--only-write", "--json")
-    assert Path(json.loads(again.stdout)["page"]).read_text() == page
+    again, verdicts = write_page(Store(home), tmp_path / "again", small=True, studies=files)
+    assert again.read_text() == page
+    assert verdicts == told["verdicts"]
 
 
 def test_the_small_path_is_the_same_path():
