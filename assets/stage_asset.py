@@ -132,12 +132,17 @@ def _card(plan: Plan, stage: Stage, path: tuple[str, ...]) -> str:
 def _edges(plan: Plan, path: tuple[str, ...]) -> Iterable[dg.AssetDep]:
     """One dependency an upstream key; a gate is marked as such."""
     models_read: dict[dg.AssetKey, dict[str, set[str]]] = {}
+    joint: set[dg.AssetKey] = set()
     for node in plan.assets[path]:
         for source in node.inputs.values():
-            reads = models_read.setdefault(dg.AssetKey(asset_path(source)), {})
+            key = dg.AssetKey(asset_path(source))
+            reads = models_read.setdefault(key, {})
             reads.setdefault(node.address.model or "", set()).add(source.model or "")
+            if node.address.task is None and source.task is not None:
+                joint.add(key)
     for key, reads in models_read.items():
-        yield dg.AssetDep(key, partition_mapping=_mapping(reads), metadata={"si/edge": "input"})
+        mapping = _mapping(reads, key in joint)
+        yield dg.AssetDep(key, partition_mapping=mapping, metadata={"si/edge": "input"})
     address = plan.assets[path][0].address
     gate = plan.gate(address.stage, address.iteration)
     if gate is not None:
@@ -146,9 +151,9 @@ def _edges(plan: Plan, path: tuple[str, ...]) -> Iterable[dg.AssetDep]:
         yield dg.AssetDep(key, partition_mapping=mapping, metadata={"si/edge": "gate"})
 
 
-def _mapping(models_read: dict[str, set[str]]) -> dg.PartitionMapping:
-    """Each cell reads its own, unless another model verifies."""
-    if all(read == {model} for model, read in models_read.items()):
+def _mapping(models_read: dict[str, set[str]], all_tasks: bool) -> dg.PartitionMapping:
+    """Each cell reads its own, unless another model verifies or one policy is trained on all tasks."""
+    if not all_tasks and all(read == {model} for model, read in models_read.items()):
         return dg.IdentityPartitionMapping()
     # Dagster maps upstream partitions to downstream ones.
     downstream: dict[str, list[str]] = {}
@@ -161,7 +166,9 @@ def _mapping(models_read: dict[str, set[str]]) -> dg.PartitionMapping:
         return dg.MultiPartitionMapping(
             {
                 "model": dg.DimensionPartitionMapping("model", dg.StaticPartitionMapping(downstream)),
-                "task": dg.DimensionPartitionMapping("task", dg.IdentityPartitionMapping()),
+                "task": dg.DimensionPartitionMapping(
+                    "task", dg.AllPartitionMapping() if all_tasks else dg.IdentityPartitionMapping()
+                ),
             }
         )
 
@@ -194,7 +201,8 @@ def materialize_cell(
         manifests = [
             _materialize_part(context, plan, node, stage, store, engine, trainer)
             for node in plan.assets[path]
-            if (node.address.model, node.address.task) == (keys["model"], keys["task"])
+            # An artifact of all tasks is made by the first cell that comes, and kept by the others.
+            if (node.address.model, node.address.task or keys["task"]) == (keys["model"], keys["task"])
         ]
         return result(manifests, store.store)
 

@@ -9,7 +9,7 @@ waited for: generations of iteration t + 1 wait for the gap of iteration t, and 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -179,7 +179,12 @@ class Plan:
         """The checkpoint f_t that generates in iteration t."""
         if iteration == 0:
             return self.address("base_checkpoint", None, cell)
-        return self.address("checkpoint", iteration - 1, cell)
+        return self._checkpoint_address(iteration - 1, cell)
+
+    def _checkpoint_address(self, iteration: int, cell: tuple[str, str]) -> Address:
+        """Of one cell, or of no single task where all tasks of a model train one policy."""
+        address = self.address("checkpoint", iteration, cell)
+        return replace(address, task=None) if self.study.distillation.joint else address
 
     def verifier(self, spec: VerificationSpec, iteration: int, cell: tuple[str, str]) -> Address:
         """The checkpoint that verifies."""
@@ -202,7 +207,9 @@ class Plan:
             for cell in cells:
                 if iteration < self.study.iterations:
                     yield self._filtered_set(iteration, cell)
-                    yield self._checkpoint(iteration, cell)
+            if iteration < self.study.iterations:
+                yield from self._checkpoints(iteration)
+            for cell in cells:
                 for split in self.splits(iteration):
                     for spec in self.study.scorers():
                         yield self._gap_metrics(iteration, cell, split, spec)
@@ -335,6 +342,12 @@ class Plan:
             fields["pairing"] = self.study.distillation.pairing
         return self._node(self.address("filtered_set", iteration, cell), fields, inputs)
 
+    def _checkpoints(self, iteration: int) -> Iterator[Node]:
+        """One a cell, or one a model, which starts from the base of the first task: that of all."""
+        for model, task in self.study.cells():
+            if not self.study.distillation.joint or task == self.study.tasks[0].name:
+                yield self._checkpoint(iteration, (model, task))
+
     def _checkpoint(self, iteration: int, cell: tuple[str, str]) -> Node:
         distillation = self.study.distillation
         fields: dict[str, Any] = {
@@ -348,13 +361,20 @@ class Plan:
             fields["loss_is_over"] = "all tokens of a step"
         start = 0 if distillation.start_from == "base" else iteration
         inputs = {
-            "filtered_set": self.address("filtered_set", iteration, cell),
             "start_policy": self.policy(start, cell),
+            **self._filtered_sets("filtered_set", iteration, cell),
         }
         earlier = iteration if distillation.replay_iterations < 0 else distillation.replay_iterations
         for replayed in range(max(0, iteration - earlier), iteration):
-            inputs[f"replay.{replayed}"] = self.address("filtered_set", replayed, cell)
-        return self._node(self.address("checkpoint", iteration, cell), fields, inputs)
+            inputs |= self._filtered_sets(f"replay.{replayed}", replayed, cell)
+        return self._node(self._checkpoint_address(iteration, cell), fields, inputs)
+
+    def _filtered_sets(self, role: str, iteration: int, cell: tuple[str, str]) -> dict[str, Address]:
+        """Role -> the filtered set of the cell, or those of all tasks where they train one policy."""
+        if not self.study.distillation.joint:
+            return {role: self.address("filtered_set", iteration, cell)}
+        tasks = [task.name for task in self.study.tasks]
+        return {f"{role}.{task}": self.address("filtered_set", iteration, (cell[0], task)) for task in tasks}
 
     def _scored(
         self, spec: Scorer, iteration: int, cell: tuple[str, str], split: Split, role: str = "verifications"

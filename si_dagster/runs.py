@@ -5,6 +5,7 @@ It starts, watches and sums up runs. What a run computes is in `assets`; where i
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from si_dagster.analysis.table import shown_rows
 from si_dagster.console import progress_logger
 from si_dagster.definitions import definitions, find_studies, kept_copies, readable_studies, study_files
 from si_dagster.instance import open_instance, session
-from si_dagster.plan import Plan
+from si_dagster.plan import Node, Plan
 from si_dagster.status import refuse_other_recipe, study_status
 from si_dagster.store.artifacts import Store
 from si_dagster.store.atomic import write_bytes
@@ -153,7 +154,7 @@ def run_study(
         job = bound.resolve_job_def(job_name(study.name, "all_iterations"))
         # After the graph is drawn: a copy of which none can be would be left out, with a warning, for ever.
         _keep_copy(study, store.path)
-        for (model, task), selection in _job_runs(study):
+        for (model, task), selection in _job_runs(planned(study), store.store):
             result = job.execute_in_process(
                 instance=instance,
                 partition_key=dg.MultiPartitionKey({"model": model, "task": task}),
@@ -177,14 +178,48 @@ def run_study(
     return outcome
 
 
-def _job_runs(study: Study) -> list[tuple[tuple[str, str], list[dg.AssetKey] | None]]:
-    """(cell, assets or all) in order: a base that verifies for another model has to be there before."""
+JobRun = tuple[tuple[str, str], list[dg.AssetKey] | None]
+"""A cell, and the assets to make of it, `None` for all."""
+
+
+def _job_runs(plan: Plan, store: Store) -> Iterator[JobRun]:
+    """Runs in order: a base that verifies for another model has to be there before."""
+    study = plan.study
     base = [asset_key(study, "base_checkpoint", None)]
     lent = {v.verifier for v in study.verification} - {SELF, BASE}
-    return [
-        *((cell, base) for cell in study.cells() if cell[0] in lent and len(study.models) > 1),
-        *((cell, None) for cell in study.cells()),
-    ]
+    yield from ((cell, base) for cell in study.cells() if cell[0] in lent and len(study.models) > 1)
+    if study.distillation.joint:
+        yield from _joint_runs(plan, store)
+    else:
+        yield from ((cell, None) for cell in study.cells())
+
+
+def _joint_runs(plan: Plan, store: Store) -> Iterator[JobRun]:
+    """Iteration by iteration, since a joint policy waits for the rows of all tasks of its model.
+
+    The gap before is among the assets, kept: its check is the gate. A policy that lacks the rows of a task
+    whose gate is closed is not trained, which ends the loop for all tasks of the model.
+    """
+    study = plan.study
+    for iteration in range(study.iterations + 1):
+        keys = [dg.AssetKey(path) for path, nodes in plan.assets.items() if _is_of(nodes[0], iteration)]
+        if iteration:
+            keys.append(asset_key(study, "gap_metrics", iteration - 1))
+        for cell in study.cells():
+            if iteration == 0 or store.manifest(plan.policy(iteration, cell)):
+                yield cell, keys
+        for cell in study.cells() if iteration < study.iterations else ():
+            inputs = plan.nodes[plan.policy(iteration + 1, cell)].inputs.values()
+            if all(store.manifest(source) for source in inputs):
+                yield cell, [asset_key(study, "checkpoint", iteration)]
+
+
+def _is_of(node: Node, iteration: int) -> bool:
+    """Whether a node comes before the joint checkpoint of an iteration; the base comes with the first."""
+    address = node.address
+    if address.stage == "base_checkpoint":
+        return iteration == 0
+    return address.iteration == iteration and address.stage != "checkpoint"
 
 
 def _keep_copy(study: Study, home: Path) -> None:

@@ -334,6 +334,9 @@ class DistillationSpec(Spec):
     replay_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of training rows that replay pre-training verification text (pico models only); a small policy
     tuned on answers alone forgets how to verify."""
+    joint: bool = False
+    """One checkpoint a model, trained on the filtered sets of all tasks together; default: one a task. For
+    models given by `path`."""
     replay_iterations: int = Field(default=0, ge=-1)
     """Earlier iterations whose filtered sets train along; -1: all of them."""
     beta: float = Field(default=0.1, gt=0)
@@ -362,7 +365,7 @@ class DistillationSpec(Spec):
             (False, 0.1, False)
         """
         unused = {"num_train_epochs"} if self.max_steps > 0 else set()
-        unused |= {name for name in ("replay_iterations", "lora") if not getattr(self, name)}
+        unused |= {name for name in ("replay_iterations", "lora", "joint") if not getattr(self, name)}
         unused |= {"beta"} if self.method == "sft" else set()
         unused |= {"rpo_alpha"} if self.method != "rpo" else set()
         return self.model_dump(mode="json", exclude=unused)
@@ -480,6 +483,7 @@ class Study(Spec):
         self.weighting_verification()
         self._refuse_k_above_n()
         self._refuse_pairs_without_rejected()
+        self._refuse_joint_policies_of_several_bases()
         return self
 
     def _refuse_strange_members(self) -> None:
@@ -492,6 +496,19 @@ class Study(Spec):
                     f"ensembles.{index}.members: {strange[0]!r} is no verification of this study "
                     f"({', '.join(known)})"
                 )
+
+    def _refuse_joint_policies_of_several_bases(self) -> None:
+        """A pre-trained base is of one task, and so is its text."""
+        if not self.distillation.joint:
+            return
+        trained = [model.name for model in self.models if model.pretrain is not None]
+        if trained:
+            raise ValueError(
+                f"distillation.joint: {trained[0]!r} is pre-trained for each task apart, so its tasks have "
+                "no common base; give the model by `path`, or leave joint false"
+            )
+        if self.distillation.replay_fraction:
+            raise ValueError("distillation.replay_fraction: pre-training text is of one task; leave it 0")
 
     def _refuse_pairs_without_rejected(self) -> None:
         distillation = self.distillation

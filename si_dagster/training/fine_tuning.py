@@ -117,9 +117,10 @@ def fine_tune(
 
 
 def read_rows(spec: FineTuningSpec, columns: list[str]) -> list[pl.DataFrame]:
-    """The filtered set, then those of earlier iterations that are replayed; empty ones left out."""
-    sets = [pl.read_parquet(f, columns=columns, glob=False) for f in (spec.train_files, *spec.replay_files)]
-    return [rows for index, rows in enumerate(sets) if rows.height or index == 0]
+    """The filtered set, those of other tasks, then those that are replayed; empty ones left out."""
+    files = (spec.train_files, *spec.further_files, *spec.replay_files)
+    sets = [pl.read_parquet(parts, columns=columns, glob=False) for parts in files]
+    return [rows for rows in sets if rows.height] or sets[:1]
 
 
 def _refuse_nothing(examples: Examples, spec: FineTuningSpec) -> None:

@@ -111,6 +111,8 @@ class FineTuningSpec(TrainingSpec):
     train_files: list[Path]
     """Parquet with columns prompt, completion, weight; for pairs also rejected_completion, proxy_utility and
     rejected_proxy_utility."""
+    further_files: list[list[Path]] = []
+    """The same of the other tasks of a joint policy, one list each."""
     replay_files: list[list[Path]] = []
     """The same of earlier iterations, one list each."""
     distillation: DistillationSpec

@@ -1,18 +1,9 @@
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from training.shapes import Shape
 
 from si_dagster.training.pico import character_tokenizer, new_policy
-
-
-@dataclass(frozen=True)
-class Shape:
-    hidden_size: int = 16
-    intermediate_size: int = 24
-    num_hidden_layers: int = 2
-    num_attention_heads: int = 2
-    max_position_embeddings: int = 64
 
 
 @pytest.fixture(scope="session")
