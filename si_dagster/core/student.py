@@ -6,6 +6,7 @@ third of what `si-dagster sweep` may take in all. No other distribution is here.
 
 import math
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 
@@ -35,27 +36,33 @@ def t_cdf(t: np.ndarray, degrees: np.ndarray) -> np.ndarray:
 
 
 def t_quantile(p: float, degrees: np.ndarray) -> np.ndarray:
-    """The t below which T lies with probability p, for p in [1/2, 1); by bisection.
+    """The t below which T lies with probability p, for p in [1/2, 1).
 
     Examples:
         >>> round(float(t_quantile(0.975, np.array(1.0))), 6)
         12.706205
     """
     different, inverse = np.unique(np.asarray(degrees, dtype=float), return_inverse=True)
-    quantiles = np.array([_bisected(p, float(each)) for each in different])
+    quantiles = np.array([_quantile(p, float(each)) for each in different])
     return quantiles[inverse].reshape(np.shape(degrees))
 
 
 @lru_cache
-def _bisected(p: float, degrees: float) -> float:
-    """One quantile; nearly all statistics of a sweep ask for the same."""
-    low, high, of = 0.0, 1.0, np.array(degrees)
-    while t_cdf(np.array(high), of) < p:
-        high *= 2.0
-    for _ in range(60):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if t_cdf(np.array(middle), of) < p else (low, middle)
-    return (low + high) / 2.0
+def _quantile(p: float, degrees: float) -> float:
+    """One quantile by Newton's steps; nearly all statistics of a sweep ask for the same.
+
+    The normal quantile lies below that of t and the distribution function is concave above 0, so the steps
+    rise towards the quantile and never pass it.
+    """
+    t, log_constant = NormalDist().inv_cdf(p), math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)
+    for _ in range(100):
+        density = math.exp(log_constant - (degrees + 1) / 2 * math.log1p(t * t / degrees))
+        density /= math.sqrt(degrees * math.pi)
+        step = (p - float(t_cdf(np.array(t), np.array(degrees)))) / density
+        t += step
+        if abs(step) < 1e-12 * max(t, 1.0):
+            break
+    return t
 
 
 def _incomplete_beta(a: np.ndarray, b: float, x: np.ndarray) -> np.ndarray:
