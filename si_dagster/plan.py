@@ -429,6 +429,9 @@ class Plan:
             "verification": {spec.name: spec.unparsed_policy for spec in self.study.verification},
             "seed": self.study.seed,
         }
+        used = self.study.weighting_verification()
+        if isinstance(used, EnsembleSpec):  # its cuts decide on its gap; others leave them out
+            fields |= {"weights": {**self._rule_fields(used), **self._scoring_fields(used)}}
         inputs = {source.artifact_id: source for source in self._analysed(analysis)}
         return self._node(Address(self.study.name, None, analysis.name), fields, inputs)
 

@@ -137,8 +137,9 @@ def _combined(study: Study, spec: EnsembleSpec, members: Sequence[pl.DataFrame])
 
 
 def _refuse_other_generations(spec: EnsembleSpec, members: Sequence[pl.DataFrame]) -> None:
+    keys = members[0].select("prompt_id", "sample_index")
     for name, rows in zip(spec.sources, members, strict=True):
-        if not rows["generation_id"].equals(members[0]["generation_id"]):
+        if not rows.select("prompt_id", "sample_index").equals(keys):
             raise ValueError(
                 f"ensemble {spec.name!r}: {name} and {spec.sources[0]} verified different generations"
             )

@@ -311,3 +311,32 @@ def test_cross_verification_pairs_another_verifier_with_oneself(tmp_path: Path) 
     assert own["over_self"] is None
     assert large["over_self"] == pytest.approx(large["gap"] - own["gap"])
     assert large["over_self_low"] > 0.1
+
+
+def test_a_loop_weighted_by_an_ensemble_has_its_dynamics_and_training_rows(tmp_path: Path) -> None:
+    of = study(
+        NAMES,
+        iterations=1,
+        ensembles=[{"name": "both", "combine": "and", "members": list(NAMES)}],
+        weighting={"verification": "both", "rule": "quantile", "q": 0.5},
+    )
+    policies = []
+    for iteration in range(2):
+        u = drawn(60, SIZE, iteration)
+        scores = {name: noisy(u, 0.7, 20 * iteration + i) for i, name in enumerate(NAMES)}
+        policies += [
+            scored(of, u, scores, iteration=iteration, split=split)
+            for split in ("eval", "train")
+            if split == "eval" or iteration == 0
+        ]
+    data = stored(tmp_path, of, *policies)
+    assert checked("dynamics", dynamics.rows(data))["verification"].to_list() == ["both"]
+    swept = ANALYSES["threshold_sweep"].load().rows(data)
+    same = swept.filter(
+        pl.col("iteration") == 0,
+        pl.col("verification") == "and",
+        pl.col("rule") == "quantile",
+        pl.col("quantile") == 0.5,
+    )
+    assert same.select("rows_entering", "rows_leaving").rows() == [(0, 0)]
+    assert same["rows_staying"][0] > 0
