@@ -17,7 +17,7 @@ from si_dagster.engines.base import Prompt, SamplingParams
 
 
 class CompletionsServer:
-    def __init__(self, checkpoint, engine) -> None:
+    def __init__(self, checkpoint, engine, port: int = 0) -> None:
         self.checkpoint, self.engine = checkpoint, engine
         self.reset()
         self._lock = threading.Lock()
@@ -33,7 +33,9 @@ class CompletionsServer:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server.asked.append((time.monotonic(), dict(self.headers), body))
                 with server.under_way():
-                    if server.refusals:
+                    if server.is_gone:  # a connection that is kept alive ends without an answer
+                        self.close_connection = True
+                    elif server.refusals:
                         self.answer(*server.refusals.pop(0))
                     else:
                         self.answer(200, server.completions(body), server.headers)
@@ -49,7 +51,8 @@ class CompletionsServer:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port, self.is_gone = self._http.server_port, False
         self.base_url = f"http://127.0.0.1:{self._http.server_port}/v1"
 
     def reset(self) -> None:
@@ -110,5 +113,6 @@ class CompletionsServer:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.is_gone = True
         self._http.shutdown()
         self._http.server_close()

@@ -1,10 +1,16 @@
 """What the OpenAI engine reads from a server, and how it bears with one that refuses, waits or is gone."""
 
+from collections.abc import Iterator
+
 import numpy as np
+import polars as pl
 import pytest
+from engines.completions_server import CompletionsServer
 
 from si_dagster.engines.base import EngineError, Prompt, SamplingParams
 from si_dagster.engines.registry import open_engine
+from si_dagster.stages.generations import generation_chunks, missing_prompts
+from si_dagster.store.layout import Address
 
 PROMPTS = [Prompt(f"p{i}", text) for i, text in enumerate(["?1_3_A", "?__43_12A", "?", "?1_3_B"])]
 SAMPLING = SamplingParams(n=2, max_tokens=8)
@@ -123,6 +129,31 @@ def test_a_server_that_is_gone(checkpoint):
         open_engine("openai", checkpoint, base_url="http://127.0.0.1:9/v1", patience=0.2)
     with pytest.raises(EngineError, match="give the server's"):
         open_engine("openai", checkpoint, base_url="127.0.0.1:9")
+
+
+def test_a_server_that_went_in_the_middle_and_came_back(checkpoint, transformers_engine):
+    """The stage keeps its whole chunks, says what to do, and asks only for the others."""
+    prompts = pl.DataFrame(
+        {"prompt_id": [f"p{i}" for i in range(10)], "prompt": [f"?{i}_A" for i in range(10)]}
+    )
+    address = Address("study", 0, "generations", "policy", "task", "eval")
+
+    def chunks(left: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        return generation_chunks(left, engine, SAMPLING, address, chunk_prompts=2)
+
+    with CompletionsServer(checkpoint, transformers_engine) as first:
+        engine = open_engine("openai", checkpoint, base_url=first.base_url, patience=0.3)
+        unbroken = pl.concat(chunks(prompts))
+        broken = chunks(prompts)
+        kept = pl.concat([next(broken), next(broken)])
+    with pytest.raises(EngineError, match="start the server again"):
+        next(broken)
+    with CompletionsServer(checkpoint, transformers_engine, first.port) as second:
+        left = missing_prompts(prompts, kept["prompt_id"].unique().to_list())
+        resumed = pl.concat(chunks(left))
+        assert len(second.asked) == 6
+    together = pl.concat([kept, resumed]).sort("generation_id")
+    assert together["completion"].to_list() == unbroken.sort("generation_id")["completion"].to_list()
 
 
 def test_a_server_that_cannot_echo_says_what_to_do(told, engine):
