@@ -43,7 +43,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 EngineOption = Annotated[
     str,
     typer.Option(
-        "--engine", help="transformers, vllm, openai, or scripted: answers made up, to try the graph."
+        "--engine", help="transformers, vllm, ray, openai, or scripted: answers made up, to try the graph."
     ),
 ]
 EngineSettings = Annotated[

@@ -29,6 +29,8 @@ LOCAL_OBJECT_STORE_BYTES = 2**28
 MAX_TRIES = 4
 """Actors that one call may cost: a chunk that kills all of them is at fault, not the machines."""
 
+POLL_SECONDS = 0.5
+
 COUNTERS = ("prompt_tokens", "completion_tokens", "cached_tokens", "seconds")
 
 HINT = "(out of memory? take smaller batches: options.max_batch_rows, options.max_batch_tokens)"
@@ -71,6 +73,7 @@ class ActorPool:
         self._changed = threading.Condition()
         self._idle: list[Any] = []
         self._num_alive = self._num_coming = 0
+        self._coming: list[threading.Thread] = []
         self._is_closed = False
         self._deaths = 0
         """Since the last answer; more than a few an actor, and none is asked for any more."""
@@ -136,6 +139,8 @@ class ActorPool:
             self._idle.clear()
             self._last_failure = "the engine is closed"
             self._changed.notify_all()
+        for thread in self._coming:
+            thread.join()
 
     def _give_back(self, actor: Any) -> None:
         with self._changed:
@@ -161,12 +166,18 @@ class ActorPool:
     def _add(self) -> None:
         if not self._is_closed:
             self._num_coming += 1
-            threading.Thread(target=self._bring_up, daemon=True).start()
+            thread = threading.Thread(target=self._bring_up, daemon=True)
+            self._coming = [*filter(threading.Thread.is_alive, self._coming), thread]
+            thread.start()
 
     def _bring_up(self) -> None:
         """One more actor, from the asking until it has opened its engine, could not, or died of it."""
         try:
             actor, opened = self._spawn()
+            # Not `get`: a thread that waits in Ray while Ray is shut down takes the process with it.
+            while not ray.wait([opened], timeout=POLL_SECONDS)[0]:
+                if self._is_closed:
+                    return
             failure, usage = ray.get(opened)
         except RayError as error:
             with self._changed:

@@ -11,7 +11,7 @@ import polars as pl
 import psutil
 import pytest
 
-from si_dagster.engines.base import Engine, SamplingParams
+from si_dagster.engines.base import Engine, EngineError, SamplingParams
 from si_dagster.engines.process import EngineProcess
 from si_dagster.stages.generations import generation_chunks
 from si_dagster.store.artifacts import Store, Writer
@@ -86,6 +86,15 @@ def unbroken(transformers_engine: Engine, prompts: pl.DataFrame) -> pl.DataFrame
 
 def open_writer(home: Path) -> Writer:
     return Store(home).open_writer(ADDRESS, {"n": 24}, "fingerprint", study_snapshot={}, inputs=[])
+
+
+def test_what_cannot_be_opened_is_said(cluster: TwoNodes, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"no such checkpoint folder.* \(on node 127.0.0.1\)"):
+        ray_engine(cluster, tmp_path / "nowhere", engine="scripted", options={}, num_actors=1)
+    with pytest.raises(EngineError, match="no option 'speed'"):
+        ray_engine(cluster, tmp_path, engine="scripted", options={"speed": 2}, num_actors=1)
+    with pytest.raises(EngineError, match=r"no actor came up within 1 s; .*ask for less \(num_cpus"):
+        ray_engine(cluster, tmp_path, engine="scripted", options={}, num_cpus=9, start_seconds=1)
 
 
 def test_a_node_killed_midway_loses_nothing_and_repeats_nothing(
