@@ -9,7 +9,8 @@ from conftest import MINI, run_cli
 
 from si_dagster.engines.process import engine_python
 
-pytestmark = pytest.mark.vllm
+# Half a minute of start-up for each engine, ten times that on a machine with other things to do.
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 # vLLM has CPU kernels for heads of size 32 and more; the paper's gate, set where no gap reaches, ends a run
 # before it trains.
