@@ -8,6 +8,10 @@ import polars as pl
 import pytest
 from conftest import MINI, run_cli
 
+from si_dagster.plan import Plan
+from si_dagster.store.artifacts import Store
+from si_dagster.study import load_study
+
 ADDED = ("log_likelihood", "majority_vote", "oracle", "random")
 METHODS = ("multiple_choice", *ADDED)
 ENSEMBLES = {
@@ -103,3 +107,19 @@ def test_a_method_the_task_has_no_prompt_for_is_refused_by_name(tmp_path: Path) 
     assert "verification method cot_score cannot be used on task sudoku4" in said
     assert "Traceback" not in said
     assert not (tmp_path / "data").exists()
+
+
+def test_the_first_prompt_of_each_stage_is_kept_whole(extended: tuple[Path, dict[Path, int]]) -> None:
+    store, plan = Store(extended[0]), Plan(load_study(MINI, list(OVERRIDES)))
+    shown = {}
+    for node in plan.parts("generations", 0, "pico", "sudoku4") + plan.parts(
+        "verifications", 0, "pico", "sudoku4"
+    ):
+        if (node.address.part or "").startswith("eval"):
+            metadata = store.require(node.address).manifest.metadata
+            shown[node.address.part] = metadata["first_prompt"]
+    puzzle = shown["eval"].removeprefix("?").removesuffix("A")
+    assert len(puzzle) == 16
+    assert shown["eval.multiple_choice"].startswith(f"V{puzzle}=")
+    assert shown["eval.log_likelihood"].startswith(f"?{puzzle}A")
+    assert {shown[f"eval.{name}"] for name in ("majority_vote", "oracle", "random")} == {None}
