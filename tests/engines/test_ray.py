@@ -17,7 +17,7 @@ from si_dagster.stages.generations import generation_chunks
 from si_dagster.store.artifacts import Store, Writer
 from si_dagster.store.layout import Address
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 SAMPLING = SamplingParams(n=24, max_tokens=30, seed=3)
 ADDRESS = Address("study", 0, "generations", "pico", "sudoku4", "eval")
@@ -26,7 +26,7 @@ NUM_CHUNKS = 20
 
 
 class TwoNodes:
-    """A head that calls no actor its own but one, and a node that can be killed."""
+    """A head with room for one actor, and a second node like it that can be killed."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
