@@ -33,7 +33,7 @@ from si_dagster.status import refuse_other_recipe, study_status
 from si_dagster.store.artifacts import Store
 from si_dagster.store.atomic import write_bytes
 from si_dagster.store.layout import default_home
-from si_dagster.study import BASE, SELF, Study, StudyError, load_study
+from si_dagster.study import BASE, SELF, Study, StudyError, is_study_file, load_study
 
 
 @dataclass
@@ -91,16 +91,12 @@ def find_study(study: str, overrides: list[str]) -> Study:
     Raises:
         StudyError: If there is neither; lists what there is.
     """
-    if _is_file(study):
+    if is_study_file(study):
         return load_study(study, overrides)
     known = {found.name: found for found in find_studies(default_home())}
     if study not in known:
         raise StudyError(f"no study {study!r}; known: {', '.join(sorted(known)) or 'none'}, or give a file")
     return known[_without_overrides(study, overrides)]
-
-
-def _is_file(study: str) -> bool:
-    return Path(study).suffix in (".yaml", ".yml") or Path(study).is_file()
 
 
 def _without_overrides(name: str, overrides: list[str]) -> str:
@@ -301,7 +297,7 @@ def measured_studies(study: str, overrides: list[str]) -> list[Study]:
         StudyError: If nothing is measured; lists what is.
     """
     home = default_home()
-    name = load_study(study, overrides).name if _is_file(study) else _without_overrides(study, overrides)
+    name = load_study(study, overrides).name if is_study_file(study) else _without_overrides(study, overrides)
     ran = {found.name: found for found in readable_studies(kept_copies(home))}
     wanted = [ran[name]] if name in ran else []
     wanted = wanted or [found for found in ran.values() if found.name.startswith(f"{name}__")]
@@ -334,7 +330,7 @@ def stored_metrics(studies: list[Study]) -> pl.DataFrame:
 def stale_metrics(ran: list[Study], study: str, overrides: list[str]) -> list[str]:
     """What is stale of the metrics of some studies, against the study as it is written now."""
     store = Store(default_home())
-    if _is_file(study):
+    if is_study_file(study):
         now = [load_study(study, overrides)]
     else:
         written = {found.name: found for found in readable_studies(study_files())}

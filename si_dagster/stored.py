@@ -6,7 +6,6 @@ nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -20,7 +19,7 @@ from si_dagster.stages.filtered_set import filtered_table
 from si_dagster.stages.weighting import weighted_scores
 from si_dagster.store.artifacts import Store
 from si_dagster.store.layout import Address, default_home
-from si_dagster.study import Study, StudyError, WeightingSpec, load_study
+from si_dagster.study import Study, StudyError, WeightingSpec, is_study_file, load_study
 
 
 def find_stored(study: str, overrides: Sequence[str] = ()) -> Study:
@@ -29,7 +28,7 @@ def find_stored(study: str, overrides: Sequence[str] = ()) -> Study:
     Raises:
         StudyError: If there is neither; lists what was run.
     """
-    if Path(study).suffix in (".yaml", ".yml") or Path(study).is_file():
+    if is_study_file(study):
         return load_study(study, overrides)
     copies = default_home() / "studies"
     if not (copies / f"{study}.yaml").is_file():

@@ -621,6 +621,11 @@ def _refuse_bad_names(what: str, names: Sequence[str]) -> None:
         # Dagster names steps by letters, digits and `_` alone.
 
 
+def is_study_file(study: str) -> bool:
+    """Whether a study is asked for by its file rather than by its name."""
+    return Path(study).suffix in (".yaml", ".yml") or Path(study).is_file()
+
+
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     """Read and check a study file, with dotted overrides.
 

@@ -6,8 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from si_dagster.plan import Plan
+    from si_dagster.store.layout import Address
 
 ROOT = Path(__file__).parents[1]
 CLI = [sys.executable, "-c", "from si_dagster.cli import main; main()"]
@@ -29,6 +36,23 @@ def run_cli(home: Path, *arguments: str, **options: object) -> "subprocess.Compl
     return subprocess.run(
         [*CLI, *arguments], cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=500
     )
+
+
+def replace_rows(plan: "Plan", home: Path, address: "Address", table: "pl.DataFrame") -> None:
+    """Store an artifact again with other rows."""
+    from si_dagster.store.artifacts import Store
+
+    store = Store(home)
+    manifest = store.require(address).manifest
+    with store.open_writer(
+        address,
+        manifest.recipe,
+        manifest.fingerprint,
+        study_snapshot=plan.study.model_dump(mode="json"),
+        supersede=True,
+    ) as writer:
+        writer.write_part(table)
+        writer.commit(metadata={}, dagster_run_id="test", code_version="1")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ exists (`schemas` knows).
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from si_dagster.store.errors import AddressError
@@ -126,10 +126,6 @@ class Address:
     def artifact_id(self) -> str:
         """The address as text: the path below `<home>/data`."""
         return "/".join([*self.key, *(name for name in (self.cell, self.part) if name is not None)])
-
-    def with_part(self, part: str | None) -> "Address":
-        """The same cell, another part."""
-        return replace(self, part=part)
 
     @classmethod
     def parse(cls, artifact_id: str) -> "Address":

@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
-from conftest import MINI
+from conftest import MINI, replace_rows
 
 from assets.checks import (
     canaries_are_refused,
@@ -19,7 +19,6 @@ from si_dagster.instance import open_instance
 from si_dagster.plan import Plan
 from si_dagster.stages.hygiene import training_hygiene
 from si_dagster.store.artifacts import Store
-from si_dagster.store.layout import Address
 from si_dagster.study import load_study
 
 CELL = ("pico", "sudoku4")
@@ -49,21 +48,6 @@ def evaluate(check: dg.AssetChecksDefinition, home: Path) -> dg.AssetCheckEvalua
     return found
 
 
-def replace(plan: Plan, home: Path, address: Address, table: pl.DataFrame) -> None:
-    """Store an artifact again with other rows."""
-    store = Store(home)
-    manifest = store.require(address).manifest
-    with store.open_writer(
-        address,
-        manifest.recipe,
-        manifest.fingerprint,
-        study_snapshot=plan.study.model_dump(mode="json"),
-        supersede=True,
-    ) as writer:
-        writer.write_part(table)
-        writer.commit(metadata={}, dagster_run_id="test", code_version="1")
-
-
 def test_a_real_run_ran_both_checks_and_they_passed(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", "")  # open_instance sets it; this puts it back
     with open_instance(finished) as instance:
@@ -84,7 +68,7 @@ def test_a_gap_that_no_prompt_has_closes_the_gate(home: Path) -> None:
     assert "interval from" in (evaluate(check, home).description or "")
     address = plan.address("gap_metrics", 0, CELL, "eval.multiple_choice")
     table = Store(home).require(address).read()
-    replace(
+    replace_rows(
         plan,
         home,
         address,
@@ -103,7 +87,7 @@ def test_a_failing_grader_is_told_above_the_bound(home: Path) -> None:
     table = Store(home).require(address).read()
     for failed, passes in ((5, True), (6, False)):  # 5 / 560 = .9%, 6 / 560 = 1.07%
         broken = pl.int_range(pl.len()) < failed
-        replace(
+        replace_rows(
             plan,
             home,
             address,
@@ -129,7 +113,7 @@ def test_an_evaluation_prompt_among_training_prompts_is_told(home: Path) -> None
     trained = Store(home).require(plan.address("filtered_set", 0, CELL)).read()["prompt_id"][0]
     table = Store(home).require(train).read()
     same = pl.when(pl.col("prompt_id") == trained).then(pl.lit(question)).otherwise("question")
-    replace(plan, home, train, table.with_columns(question=same))
+    replace_rows(plan, home, train, table.with_columns(question=same))
     found = evaluate(check, home)
     assert not found.passed
     assert found.severity == dg.AssetCheckSeverity.ERROR

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import MINI, run_cli
+from conftest import MINI, replace_rows, run_cli
 
 from si_dagster.training.pico import character_tokenizer
 
@@ -139,14 +139,5 @@ def _turn_three_rows(home: Path, folder: Path) -> dict[str, float]:
         .then(1.0 - pl.col("utility"))
         .otherwise("utility")
     )
-    manifest = store.require(address).manifest
-    with store.open_writer(
-        address,
-        manifest.recipe,
-        manifest.fingerprint,
-        study_snapshot=plan.study.model_dump(mode="json"),
-        supersede=True,
-    ) as writer:
-        writer.write_part(table)
-        writer.commit(metadata={}, dagster_run_id="test", code_version="1")
+    replace_rows(plan, home, address, table)
     return {row["generation_id"]: 1.0 - row["utility"] for row in turned.iter_rows(named=True)}

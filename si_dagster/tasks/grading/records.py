@@ -9,18 +9,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from si_dagster.tasks.base import Grade, Task, TaskDataError
 from si_dagster.tasks.sources import read_records
-
-
-class ReferenceReader(Protocol):
-    """A task that can read a reference from the fields of its data set."""
-
-    def reference_of(self, record: dict[str, Any]) -> str:
-        """The gold answer as `grade` reads it."""
-        ...
 
 
 def reference_of(task: Task, record: dict[str, Any]) -> str:
