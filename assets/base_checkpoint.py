@@ -1,10 +1,12 @@
 """base_checkpoint: f_0, pre-trained by the study's recipe, or a given model pinned by its bytes."""
 
+import shutil
 from typing import Any
 
 from resources.stage_run import StageRun
 from si_dagster.analysis.plots import loss_chart, to_markdown
 from si_dagster.stages.base_checkpoint import resolve_model, write_reference
+from si_dagster.store.artifacts import Artifact
 
 CARD = """The base policy f_0 that every lineage of this study ends in.
 
@@ -13,7 +15,8 @@ reference to a Hugging Face folder with the digest of its bytes.
 
 Reads: the model of the study; for `pretrain`, pre-training text of the task.
 
-Writes: a Hugging Face checkpoint (config, safetensors, tokenizer), or reference.json.
+Writes: a Hugging Face checkpoint (config, safetensors, tokenizer), or reference.json. A policy that another
+study of this home has trained by the very same recipe is copied, and `copied_from` says from where.
 """
 
 
@@ -26,6 +29,9 @@ def materialize(run: StageRun) -> dict[str, Any]:
         reference = write_reference(output, folder, model.path or "", model.revision)
         run.writer.adopt_folder(output)
         return reference
+    twin = run.twin()
+    if twin is not None:
+        return _copied(run, twin)
     task = run.study.task(run.node.address.task or "")
     spec = {
         "recipe": model.pretrain.model_dump(mode="json"),
@@ -34,6 +40,16 @@ def materialize(run: StageRun) -> dict[str, Any]:
         "seed": run.seed,
     }
     return training_metadata(run.train("si_dagster.training.pretrain", spec))
+
+
+def _copied(run: StageRun, twin: Artifact) -> dict[str, Any]:
+    """Take over what another study trained by this recipe, with what it cost there."""
+    run.context.log.info(f"{run.node.address.artifact_id}: copied from {twin.manifest.artifact_id}")
+    output, source = run.output_folder, twin.path
+    for entry in twin.manifest.files:
+        shutil.copyfile(source / entry.name, output / entry.name)
+    run.writer.adopt_folder(output)
+    return {**twin.manifest.metadata, "copied_from": twin.manifest.artifact_id}
 
 
 def training_metadata(result: dict[str, Any]) -> dict[str, Any]:

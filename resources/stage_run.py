@@ -105,6 +105,10 @@ class StageRun:
         """
         return self._store.require(self.node.inputs[role])
 
+    def twin(self) -> Artifact | None:
+        """The same artifact of another study, if there is one: see `Store.twin`."""
+        return self._store.twin(self.node.address, self.plan.fingerprint(self.node.address))
+
     def read(self, role: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """The rows of an input."""
         return self.artifact(role).read(columns)

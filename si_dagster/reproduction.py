@@ -5,12 +5,12 @@ page with its pictures. The page holds nothing that is not stored under the home
 recipes. Judging is the part of `analysis.findings`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from si_dagster.analysis.data import StudyData
-from si_dagster.analysis.findings import FINDINGS, Evidence, Measured, verdict
+from si_dagster.analysis.findings import FINDINGS, ITERATION, ORACLE, Evidence, Measured, verdict
 from si_dagster.analysis.findings_page import pictures, written
 from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store
@@ -22,16 +22,44 @@ SEEDS = (3, 4, 5)
 """Seeds that no recipe was chosen on and no other study of this repository was run on."""
 STUDIES = Path(__file__).parent.parent / "studies"
 DOCS = Path(__file__).parent.parent / "docs"
+VARIANTS = {
+    ORACLE: (
+        ITERATION,
+        ("oracle=true", "verification=[oracle]", "weighting.rule=threshold", "weighting.tau=1"),
+    )
+}
+"""Name -> (file, overrides): studies that differ from a file in what they are the control of, and follow it
+in all else. Its base has the fingerprint of that of the file, and so is copied, not trained again."""
 SMALL_SEED = 10
 SMALL_STEPS = 4
 
 
 def finding_studies(small: bool = False, folder: Path = STUDIES) -> list[tuple[str, Study]]:
-    """(name of the file, study) in the order of the runs: all studies of a seed before the next seed."""
+    """(name of the file or variant, study) in the order of the runs: all of a seed before the next seed.
+
+    Examples:
+        >>> [name for name, _ in finding_studies(small=True)][2:]
+        ['findings_iteration', 'findings_sudoku4', 'findings_oracle']
+    """
     files = sorted(folder.glob("findings_*.yaml"))
-    seeds = (SMALL_SEED,) if small else SEEDS
-    loaded = [(file.stem, load_study(file, [f"seed={seed}"])) for seed in seeds for file in files]
-    return [(stem, shrunk(study) if small else study) for stem, study in loaded]
+    known = {file.stem for file in files}
+    asked = [(file.stem, file, ()) for file in files]
+    asked += [
+        (name, folder / f"{stem}.yaml", overrides)
+        for name, (stem, overrides) in VARIANTS.items()
+        if stem in known
+    ]
+    loaded = [
+        (name, _of_seed(name, file, seed, overrides))
+        for seed in ((SMALL_SEED,) if small else SEEDS)
+        for name, file, overrides in asked
+    ]
+    return [(name, shrunk(study) if small else study) for name, study in loaded]
+
+
+def _of_seed(name: str, file: Path, seed: int, overrides: Sequence[str]) -> Study:
+    called = [f"name={name}__seed_{seed}"] if overrides else []
+    return load_study(file, [f"seed={seed}", *overrides, *called])
 
 
 def shrunk(study: Study) -> Study:

@@ -76,14 +76,20 @@ def _section(finding: Finding, contrasts: Sequence[Contrast], evidence: Evidence
 
 
 def _row(contrast: Contrast, judged: bool = True) -> dict[str, str]:
-    interval = contrast.interval
     shown = {
         "contrast": contrast.claim,
-        "mean over seeds": f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]",
-        "each seed": ", ".join(f"{seed}: {value:+.3f}" for seed, value in contrast.per_seed.items()),
+        "mean over seeds": _told(contrast),
+        "each seed": ", ".join(f"{seed}: {value:+.3f}" for seed, value in contrast.per_seed.items()) or "-",
     }
     expected = {"expected": f"{contrast.expected} {contrast.bound:g}", "status": contrast.status}
     return shown | (expected if judged else {})
+
+
+def _told(contrast: Contrast) -> str:
+    interval = contrast.interval
+    if not contrast.per_seed:
+        return "not measured"
+    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def _bases(evidence: Evidence) -> list[dict[str, str]]:

@@ -209,6 +209,24 @@ class Store:
             return None
         return manifest
 
+    def twin(self, address: Address, fingerprint: str) -> Artifact | None:
+        """A whole artifact of the same stage and recipe in another study, the first by name.
+
+        It may be copied. Of files alone: rows are numbered by their study.
+        """
+        if address.stage not in FILES or address.iteration is not None:
+            return None
+        for file in sorted(layout.data_dir(self.home).glob(f"[!.]*/{address.stage}/*/{MANIFEST}")):
+            try:
+                manifest = read_manifest(file.parent)
+                if manifest and manifest.fingerprint == fingerprint and manifest.address != address:
+                    found = Artifact(file.parent, manifest)
+                    found.verify()
+                    return found
+            except CorruptArtifact as damage:
+                warnings.warn(f"not copied: {damage}", StoreWarning, stacklevel=2)
+        return None
+
     def manifests(self) -> Iterator[Manifest]:
         """Every complete artifact, superseded ones left out.
 

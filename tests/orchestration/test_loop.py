@@ -103,6 +103,13 @@ def test_a_closed_gap_stops_the_loop_visibly(home: Path) -> None:
     assert "iteration 0" in outcome["stopped"]
     assert not (home / "data" / "gated" / "iteration_1" / "generations").exists()
     assert "The loop stopped" in Path(outcome["report"]).read_text()
+    # Nothing about its base differs from that of the first study, so it is not trained a second time.
+    store = Store(home)
+    own, first = (
+        store.require(Address(n, None, "base_checkpoint", "pico", "sudoku4")) for n in ("gated", "mini")
+    )
+    assert own.manifest.metadata["copied_from"] == first.manifest.artifact_id
+    assert own.manifest.data_version == first.manifest.data_version
 
 
 def test_what_it_cost_is_told_and_can_be_asked_in_sql(finished: Path) -> None:

@@ -342,6 +342,21 @@ def test_reuse_asks_for_the_same_recipe_and_the_same_inputs(maker):
     assert maker.store.reusable(maker.address("generations", 1), drawn.fingerprint, read) is None
 
 
+def test_a_twin_is_of_another_study_the_same_recipe_and_whole(maker):
+    own, other = (maker.address("base_checkpoint", None, study=study) for study in ("mine", "theirs"))
+    assert maker.store.twin(own, "fp") is None
+    maker.checkpoint(own, [], b"mine")
+    assert maker.store.twin(own, "fp") is None, "it is no twin of its own"
+    theirs = maker.checkpoint(other, [], b"theirs")
+    found = maker.store.twin(own, "fp")
+    assert found is not None
+    assert found.manifest == theirs
+    assert maker.store.twin(own, "another recipe") is None
+    (found.folder / "model.safetensors").write_bytes(b"damaged")
+    with pytest.warns(StoreWarning, match="not copied"):
+        assert maker.store.twin(own, "fp") is None
+
+
 def test_one_artifact_never_lies_inside_another(maker):
     def begin(part):
         address = maker.address("generations", 0, part)
