@@ -94,19 +94,28 @@ def worked(expression: str, errors: Sequence[int] = (), last: int | None = None)
 
 
 def checked(expression: str, answer: str) -> Checked:
-    """An answer beside the running totals as they should be, each marked y or n.
+    """An answer's totals as they should be, each beside what was written and marked y or n.
+
+    Quoting sets the two numbers side by side, so that a mark compares neighbours (docs/log.md).
 
     Examples:
         The second step is off, and with it the last:
 
         >>> checked("27+8-6+9", "35;30#39").check
-        '35y29n38n'
+        '35=35y29=30n38=39n'
     """
-    written = answer.replace("#", ";").split(";")
-    should = worked(expression).replace("#", ";").split(";")
-    marks = [index < len(written) and written[index] == total for index, total in enumerate(should)]
-    check = "".join(f"{total}{'y' if mark else 'n'}" for total, mark in zip(should, marks, strict=True))
+    should = _totals(worked(expression))
+    written = dict(enumerate(_totals(answer)))
+    marks = [written.get(index) == total for index, total in enumerate(should)]
+    check = "".join(
+        f"{total}={written.get(index, '')}{'y' if mark else 'n'}"
+        for index, (total, mark) in enumerate(zip(should, marks, strict=True))
+    )
     return Checked(answer, check, sum(marks) / len(marks), marks[-1])
+
+
+def _totals(answer: str) -> list[str]:
+    return answer.replace("#", ";").split(";")
 
 
 def _example(question: str, wrong: str) -> Example:
