@@ -7,6 +7,8 @@ that a verb prints is only to be had by reading text: every verb takes `--json`.
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,8 +126,6 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a study from where it is to its end, or to where its gap is closed."""
-    from dagster import DagsterExecutionInterruptedError
-
     from resources.engine import EngineResource
     from resources.store import StoreResource
     from resources.trainer import TrainerResource, execution_of
@@ -135,18 +135,16 @@ def run(
     resource = EngineResource(kind=engine, chunk_prompts=chunk_prompts).with_settings(engine_option or [])
     command = _run_command(study, overrides, *(["--engine", engine] if scripted else []))
     try:
-        outcome = run_study(
-            find_study(study, [*(overrides or []), *scripted]),
-            StoreResource(supersede=supersede),
-            resource,
-            quiet=as_json,
-            trainer=TrainerResource(execution=execution_of(trainer_option)) if trainer_option else None,
-        )
+        with _interruptible():
+            outcome = run_study(
+                find_study(study, [*(overrides or []), *scripted]),
+                StoreResource(supersede=supersede),
+                resource,
+                quiet=as_json,
+                trainer=TrainerResource(execution=execution_of(trainer_option)) if trainer_option else None,
+            )
     except RecipeDrift as drift:
         raise RecipeDrift(f"{drift}:\n  {command} --supersede", drift.fields) from None
-    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
-        _complain("interrupted; what is whole is kept, run again to continue")
-        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         _print_json(outcome.to_dict())
         for failure in outcome.failures:
@@ -158,6 +156,18 @@ def run(
             console.print(line, highlight=False, soft_wrap=True)
     if outcome.failures:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends a run with one line and the exit code of shells."""
+    from dagster import DagsterExecutionInterruptedError
+
+    try:
+        yield
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        _complain("interrupted; what is whole is kept, run again to continue")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _run_command(study: str, overrides: list[str] | None, *options: str) -> str:
@@ -179,6 +189,10 @@ def findings(
     studies: Annotated[
         Path | None, typer.Option("--studies", help="Folder of findings_*.yaml; default: studies.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="Studies at a time; default: one a core, four at most."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put the paper's findings to the test: run studies/findings_*.yaml, judge, write docs/findings.md."""
@@ -187,7 +201,8 @@ def findings(
     from si_dagster.store.layout import default_home
 
     files = studies or reproduction.STUDIES
-    failures = [] if only_write else reproduction.run_findings(small, files, quiet=as_json)
+    with _interruptible():
+        failures = [] if only_write else reproduction.run_findings(small, files, workers, quiet=as_json)
     folder = out or (default_home() / "findings" if small else reproduction.DOCS)
     page, verdicts = reproduction.write_page(Store(default_home()), folder, small, files)
     if as_json:

@@ -82,19 +82,24 @@ def shrunk(study: Study) -> Study:
     data |= {"name": f"{study.name}__small", "models": models, "verification": known}
     data |= {"splits": {"train": 8, "eval": 8}, "iterations": min(1, study.iterations)}
     data["generation"] |= {"n": 4}
+    if study.oracle:
+        data["weighting"]["tau"] = 0  # a policy of a few steps is never right, and nothing would be left
     data["distillation"] |= {"max_steps": 2, "per_device_train_batch_size": 4, "replay_fraction": 0.0}
     return parse_study(data, study.name)
 
 
-def run_findings(small: bool = False, folder: Path = STUDIES, quiet: bool = False) -> list[str]:
-    """Run what is missing; messages of what failed, one study's failure not stopping the others."""
-    from si_dagster.runs import run_study
+def run_findings(
+    small: bool = False, folder: Path = STUDIES, workers: int | None = None, quiet: bool = False
+) -> list[str]:
+    """Run what is missing, some studies at a time.
 
-    failures = []
-    for _, study in finding_studies(small, folder):
-        outcome = run_study(study, quiet=quiet)
-        failures += [f"{study.name}: {failure}" for failure in outcome.failures]
-    return failures
+    Returns:
+        Messages of what failed; one study's failure does not stop the others.
+    """
+    from si_dagster.studies_at_once import default_workers, run_at_once
+
+    studies = [study for _, study in finding_studies(small, folder)]
+    return run_at_once(studies, workers or default_workers(), quiet)
 
 
 def evidence(store: Store, small: bool = False, folder: Path = STUDIES) -> Evidence:

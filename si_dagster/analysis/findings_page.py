@@ -17,7 +17,8 @@ HEAD = """# The findings of "Mind the Gap", put to the test
 `make findings` (`si-dagster findings`) pre-trains small policies from scratch, measures them and writes this
 page: for each of the six findings of [arXiv 2412.02674](https://arxiv.org/abs/2412.02674) what was expected
 before the run, what came out, and the verdict by a rule that was fixed beforehand
-(`si_dagster/analysis/findings.py`).
+(`si_dagster/analysis/findings.py`). It runs one study a core at a time (`--workers`), goes on
+where it was broken off, and writes what is stored at any time with `--only-write`.
 
 A finding rests on contrasts. A contrast is a number of each seed; the interval is the 95% percentile
 bootstrap of its mean over seeds, prompts resampled within each seed. It is supported if the interval and
