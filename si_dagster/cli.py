@@ -300,8 +300,10 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Other thresholds from stored verifications: every verification and ensemble, no engine asked."""
+    import gc
     from dataclasses import asdict
 
+    gc.disable()  # looking for cycles takes a sixteenth of the time of so short a process, and finds none
     from si_dagster import stored
     from si_dagster.analysis import threshold_sweep
     from si_dagster.store.artifacts import Store

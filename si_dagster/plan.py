@@ -432,10 +432,11 @@ class Plan:
         used = self.study.weighting_verification()
         if isinstance(used, EnsembleSpec):  # its cuts decide on its gap; others leave them out
             fields |= {"weights": {**self._rule_fields(used), **self._scoring_fields(used)}}
-        inputs = {source.artifact_id: source for source in self._analysed(analysis)}
+        inputs = {source.artifact_id: source for source in self.analysed(analysis)}
         return self._node(Address(self.study.name, None, analysis.name), fields, inputs)
 
-    def _analysed(self, analysis: Analysis) -> Iterator[Address]:
+    def analysed(self, analysis: Analysis) -> Iterator[Address]:
+        """What an analysis reads, had without planning all else."""
         for cell in self.study.cells():
             if "base_checkpoint" in analysis.reads:
                 yield self.address("base_checkpoint", None, cell)

@@ -47,7 +47,7 @@ def study_data(study: Study, analysis: str, store: Store) -> StudyData:
     Raises:
         StudyError: If nothing of it is.
     """
-    inputs = Plan(study).nodes[Address(study.name, None, analysis)].inputs.values()
+    inputs = Plan(study).analysed(ANALYSES[analysis])
     artifacts = {source: store.require(source) for source in inputs if store.manifest(source)}
     if not artifacts:
         raise StudyError(f"nothing of {study.name!r} is stored in {store.home}: run it first")

@@ -26,7 +26,7 @@ class StudyError(ValueError):
 class Spec(BaseModel):
     """Base of all parts of a study: unknown fields are errors, values do not change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TaskSpec(Spec):

@@ -75,7 +75,7 @@ class ScoredSamples:
     @cached_property
     def tables(self) -> dict[str, pl.DataFrame]:
         """Verification name -> one score a generation, rows in the order of the samples."""
-        return {name: proxy_utilities(rows) for name, rows in self.verifications.items()}
+        return {name: proxy_utilities(rows, keep_index=False) for name, rows in self.verifications.items()}
 
     @cached_property
     def scores(self) -> dict[str, np.ndarray]:

@@ -96,12 +96,22 @@ def choosing_half(num_prompts: int, seed: int) -> np.ndarray:
 
 def global_thresholds(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Tau of each verification at each quantile of the grid, over its parsed scores on all prompts."""
-    return {
-        name: np.nanquantile(values, QUANTILES, method="inverted_cdf")
-        if not np.isnan(values).all()
-        else np.full(len(QUANTILES), np.nan)
-        for name, values in scores.items()
-    }
+    return {name: _quantiles(values[~np.isnan(values)]) for name, values in scores.items()}
+
+
+def _quantiles(values: np.ndarray) -> np.ndarray:
+    """The smallest score that a share q of all does not exceed, for each q of the grid; NaN without scores.
+
+    As `np.nanquantile(..., method="inverted_cdf")` in a third of the time, and without loading numpy.ma.
+
+    Examples:
+        >>> _quantiles(np.array([4.0, 1.0, 3.0, 2.0])).tolist()
+        [1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0]
+    """
+    if not values.size:
+        return np.full(len(QUANTILES), np.nan)
+    ranks = np.ceil(np.round(values.size * QUANTILES, 9)).astype(np.int64) - 1
+    return np.partition(values, ranks)[ranks]
 
 
 def candidates(samples: ScoredSamples, taus: Mapping[str, np.ndarray]) -> Iterator[Candidate]:

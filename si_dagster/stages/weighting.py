@@ -17,12 +17,13 @@ from si_dagster.study import EnsembleSpec, Scorer, Study, VerificationSpec, Weig
 UnparsedPolicy = weighting.UnparsedPolicy
 
 
-def proxy_utilities(verifications: pl.DataFrame) -> pl.DataFrame:
+def proxy_utilities(verifications: pl.DataFrame, keep_index: bool = True) -> pl.DataFrame:
     """One score a generation: the mean over its readable verifications, null where none is.
 
     Args:
         verifications: Columns prompt_id, sample_index, verification_index, perhaps generation_id, and
             proxy_utility, null where it could not be read.
+        keep_index: Whether sample_index is in what is returned.
 
     Returns:
         The same less verification_index, with num_unparsed; sorted by prompt_id and
@@ -37,7 +38,7 @@ def proxy_utilities(verifications: pl.DataFrame) -> pl.DataFrame:
         scores = verifications.group_by(keys).agg(
             pl.col("proxy_utility").mean(), num_unparsed=pl.col("proxy_utility").null_count()
         )
-    return by_prompt(scores)
+    return by_prompt(scores, keep_index)
 
 
 def sample_weights(

@@ -16,8 +16,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from si_dagster.store import atomic, layout
 from si_dagster.store.errors import (
@@ -255,6 +253,8 @@ class Writer:
     # Tables
 
     def _take_stock_of_parts(self, table: TableStage) -> None:
+        from pyarrow import ArrowException
+
         for name in data_files(self.folder):
             if _PART.fullmatch(name) is None:
                 raise CorruptArtifact(
@@ -262,7 +262,7 @@ class Writer:
                 )
             try:
                 entry, keys = _inspect_part(self.folder / name, table)
-            except (OSError, pa.ArrowException) as error:
+            except (OSError, ArrowException) as error:
                 self._set_aside(
                     name, f"{self.folder / name} cannot be read ({error}); its rows are made again"
                 )
@@ -484,6 +484,8 @@ def _key_values(keys: pl.DataFrame) -> list[object]:
 
 def _inspect_part(path: Path, table: TableStage) -> tuple[FileEntry, list[object]]:
     """Read a part whole, page checksums included, and keep its keys."""
+    import pyarrow.parquet as pq
+
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         names = file.schema_arrow.names
         if names != list(table.dtypes):

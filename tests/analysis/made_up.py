@@ -105,14 +105,15 @@ def stored(home: Path, of: Study, *policies: ScoredSamples, slices: Sequence[dic
         cell = (of.name, samples.iteration)
         of_cell = (samples.model, samples.task)
         prefix = f"{of.name}/iteration_{samples.iteration}/{samples.model}|{samples.task}/"
-        keys = samples.policy.rows.select(
-            "prompt_id",
-            "sample_index",
-            generation_id=pl.format(prefix + "{}/{}", "prompt_id", "sample_index"),
-        ).with_columns(split=pl.lit(samples.split))
-        utilities = pl.concat(
-            [keys, samples.policy.rows.drop("prompt_id", "sample_index")], how="horizontal"
-        ).with_columns(
+        keys = (
+            samples.policy.rows.select("prompt_id")
+            .with_columns(sample_index=pl.int_range(pl.len()).over("prompt_id"))
+            .with_columns(
+                generation_id=pl.format(prefix + "{}/{}", "prompt_id", "sample_index"),
+                split=pl.lit(samples.split),
+            )
+        )
+        utilities = pl.concat([keys, samples.policy.rows.drop("prompt_id")], how="horizontal").with_columns(
             status=pl.when(pl.col("utility").is_null())
             .then(pl.lit("grader_error"))
             .otherwise(pl.lit("scored")),
