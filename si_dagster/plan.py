@@ -34,7 +34,7 @@ CODE_VERSIONS = {
     "checkpoint": "1",
     "gap_metrics": "1",
     "report": "1",
-    **dict.fromkeys(ANALYSES, "1"),
+    **dict.fromkeys(ANALYSES, "2"),
 }
 """Raised when the code of a stage changes its numbers: part of every fingerprint of that stage."""
 
@@ -432,6 +432,8 @@ class Plan:
         used = self.study.weighting_verification()
         if isinstance(used, EnsembleSpec):  # its cuts decide on its gap; others leave them out
             fields |= {"weights": {**self._rule_fields(used), **self._scoring_fields(used)}}
+        if self.study.ensembles:
+            fields["ensembles"] = [ensemble.model_dump(mode="json") for ensemble in self.study.ensembles]
         inputs = {source.artifact_id: source for source in self.analysed(analysis)}
         return self._node(Address(self.study.name, None, analysis.name), fields, inputs)
 

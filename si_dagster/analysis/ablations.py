@@ -20,8 +20,8 @@ from si_dagster.core.samples import divide_or_nan, sum_per_prompt
 from si_dagster.core.weighting import fill_unparsed
 from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.stages.samples import floats
-from si_dagster.stages.weighting import proxy_utilities, rule_weights
-from si_dagster.study import VerificationSpec
+from si_dagster.stages.weighting import proxy_utilities, rule_weights, scores_and_weights
+from si_dagster.study import Scorer, VerificationSpec
 
 TITLE = "Fewer generations, fewer verifications"
 CARD = """The gap with fewer generations a prompt (n) and fewer verifications of each (M), by subsampling what
@@ -47,13 +47,17 @@ class SubsampledGap:
 
 def rows(data: StudyData) -> pl.DataFrame:
     """A row a verification, factor and level; columns as the schema of `ablations`."""
-    return table([row for samples in data.samples() for spec in samples.specs for row in _of(samples, spec)])
+    return table(
+        [row for samples in data.samples() for spec in samples.scorers for row in _of(samples, spec)]
+    )
 
 
-def _of(samples: ScoredSamples, spec: VerificationSpec) -> Iterator[dict[str, Any]]:
+def _of(samples: ScoredSamples, spec: Scorer) -> Iterator[dict[str, Any]]:
     size = int(np.diff(samples.offsets).min())
     for n in levels(size)[1:]:  # of one generation nothing can be chosen: its gap is 0
         yield _row(samples, spec, "n", n, subsampled_gap(samples, spec, n))
+    if not isinstance(spec, VerificationSpec):
+        return
     most = int(samples.verifications[spec.name]["verification_index"].max() or 0) + 1  # pyright: ignore[reportArgumentType, reportOperatorIssue]
     for m in levels(most) if most > 1 else ():
         yield _row(samples, spec, "M", m, fewer_verifications_gap(samples, spec, m, most))
@@ -69,15 +73,15 @@ def levels(most: int) -> list[int]:
     return [2**i for i in range(most.bit_length()) if 2**i < most] + [most]
 
 
-def subsampled_gap(samples: ScoredSamples, spec: VerificationSpec, n: int) -> SubsampledGap:
+def subsampled_gap(samples: ScoredSamples, spec: Scorer, n: int) -> SubsampledGap:
     """The gap had n generations a prompt been drawn: each block of n counts as a prompt, then the mean."""
     sizes = np.diff(samples.offsets)
     num_blocks = sizes // n
     within = np.arange(len(samples.utilities)) - np.repeat(samples.offsets[:-1], sizes)
     chosen = within < np.repeat(num_blocks * n, sizes)
     block_offsets = np.arange(int(num_blocks.sum()) + 1) * n
-    scores = samples.scores[spec.name][chosen]
-    weights = rule_weights(scores, block_offsets, samples.study.weighting, samples.study.seed)
+    scores = {name: samples.scores[name][chosen] for name in spec.sources}
+    _, weights = scores_and_weights(samples.study, spec, scores, block_offsets, samples.study.seed)
     return _mean_of_blocks(samples, samples.utilities[chosen], weights, block_offsets, num_blocks)
 
 
@@ -127,7 +131,7 @@ def _known_mean(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def _row(
-    samples: ScoredSamples, spec: VerificationSpec, factor: str, level: int, found: SubsampledGap
+    samples: ScoredSamples, spec: Scorer, factor: str, level: int, found: SubsampledGap
 ) -> dict[str, Any]:
     how = bootstrap_options(samples.study)
     return {

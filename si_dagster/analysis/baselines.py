@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from si_dagster.analysis.ablations import subsampled_gap
-from si_dagster.analysis.data import BOUNDS, ScoredSamples, StudyData, columns_of, table
+from si_dagster.analysis.data import ScoredSamples, StudyData, columns_of, table
 from si_dagster.analysis.table import text_rows
 from si_dagster.core.fingerprint import derive_seed
 from si_dagster.core.intervals import bootstrap_mean, paired_difference
@@ -20,7 +20,7 @@ from si_dagster.core.samples import per_sample, sum_per_prompt
 from si_dagster.core.weighting import best_weights
 from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.store.layout import Address
-from si_dagster.study import VerificationSpec
+from si_dagster.study import Scorer
 
 TITLE = "Baselines at the same cost"
 CARD = """Each verification beside a random filter, the majority vote, itself at equal cost, and the oracle.
@@ -44,16 +44,14 @@ def rows(data: StudyData) -> pl.DataFrame:
         [
             row
             for samples in data.samples()
-            for spec in samples.specs
-            if spec.method not in BOUNDS
+            for spec in samples.scorers
+            if not samples.is_bound(spec)
             for row in _of_verification(data, samples, spec)
         ]
     )
 
 
-def _of_verification(
-    data: StudyData, samples: ScoredSamples, spec: VerificationSpec
-) -> Iterator[dict[str, Any]]:
+def _of_verification(data: StudyData, samples: ScoredSamples, spec: Scorer) -> Iterator[dict[str, Any]]:
     weights, cost = samples.weights(spec), relative_cost(data, samples, spec)
     ours, size = samples.gap_per_prompt(weights), int(np.diff(samples.offsets).min())
     baselines = {
@@ -104,16 +102,19 @@ def majority_filter(samples: ScoredSamples) -> np.ndarray:
     return weights
 
 
-def relative_cost(data: StudyData, samples: ScoredSamples, spec: VerificationSpec) -> float | None:
-    """FLOPs of these verifications over those of the generations; `None` where either was not told.
+def relative_cost(data: StudyData, samples: ScoredSamples, spec: Scorer) -> float | None:
+    """FLOPs of verifying over those of generating; `None` where any was not told.
 
-    An artifact that was broken off and resumed tells the cost of its last run alone.
+    An ensemble costs what its members do. An artifact that was broken off and resumed tells the cost of its
+    last run alone.
     """
     cell = (samples.study.name, samples.iteration)
     of = (samples.model, samples.task)
     generated = data.told(Address(*cell, "generations", *of, samples.split), "flops")
-    verified = data.told(Address(*cell, "verifications", *of, f"{samples.split}.{spec.name}"), "flops")
-    return verified / generated if generated and verified is not None else None
+    parts = [Address(*cell, "verifications", *of, f"{samples.split}.{name}") for name in spec.sources]
+    verified = [data.told(part, "flops") for part in parts]
+    known = [flops for flops in verified if flops is not None]
+    return sum(known) / generated if generated and len(known) == len(verified) else None
 
 
 def shown(rows: pl.DataFrame) -> list[dict[str, str]]:

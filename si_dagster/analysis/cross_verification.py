@@ -16,6 +16,9 @@ from si_dagster.core.verifier_quality import verifier_quality
 from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.study import SELF, VerificationSpec
 
+ENSEMBLE = "ensemble"
+UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
+
 TITLE = "Cross-verification"
 CARD = """Every generator judged by every verifier, on evaluation prompts, under the study's weighting rule.
 
@@ -25,8 +28,8 @@ Writes: one row a generator, iteration and verification: gap, relative gap, and 
 self-verification by the same method, all with intervals.
 """
 READING = """Rows are generators, columns verifiers. Over self is the gap less that of self-verification by
-the same method, paired by prompt. In the paper the gap grows with the verifier and shrinks as the generator
-grows."""
+the same method, paired by prompt. Ensembles of all verifications stand beside them. In the paper the gap
+grows with the verifier and shrinks as the generator grows."""
 
 
 def rows(data: StudyData) -> pl.DataFrame:
@@ -35,17 +38,18 @@ def rows(data: StudyData) -> pl.DataFrame:
 
 
 def _of_generator(samples: ScoredSamples) -> Iterator[dict[str, Any]]:
-    for spec in samples.specs:
-        weights = samples.weights(spec)
+    for spec in samples.scorers:
+        scores, weights = samples.scores_and_weights(spec)
         estimate = samples.estimate(weights)
-        quality = verifier_quality(samples.utilities, samples.scores[spec.name], weights, samples.offsets)
+        quality = verifier_quality(samples.utilities, scores, weights, samples.offsets)
+        single = isinstance(spec, VerificationSpec)
         yield {
             **samples.keys,
             "verification": spec.name,
-            "method": spec.method,
-            "verifier": spec.verifier,
+            "method": spec.method if single else spec.name,
+            "verifier": spec.verifier if single else ENSEMBLE,
             **estimated(estimate, "expected_utility", "gap", "relative_gap"),
-            **columns_of("over_self", _over_self(samples, spec)),
+            **columns_of("over_self", _over_self(samples, spec) if single else UNKNOWN),
             "auroc_per_prompt": quality.auroc_per_prompt,
             "num_prompts": estimate.num_prompts,
         }
@@ -55,7 +59,7 @@ def _over_self(samples: ScoredSamples, spec: VerificationSpec) -> Interval:
     """Unknown for self-verification itself, and where the study has none by that method."""
     own = [other for other in samples.specs if other.method == spec.method and other.verifier == SELF]
     if spec.verifier == SELF or not own:
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return UNKNOWN
     gaps = [samples.gap_per_prompt(samples.weights(which)) for which in (spec, own[0])]
     return paired_difference(gaps[0], gaps[1], **bootstrap_options(samples.study))
 

@@ -17,13 +17,16 @@ from si_dagster.core.intervals import Interval
 from si_dagster.core.weighting import fill_unparsed
 from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.stages.samples import PolicySamples, floats
-from si_dagster.stages.weighting import proxy_utilities, sample_weights, weighted_scores
+from si_dagster.stages.weighting import proxy_utilities, scores_and_weights
 from si_dagster.store.artifacts import Artifact
 from si_dagster.store.layout import Address
-from si_dagster.study import Scorer, Study, VerificationSpec
+from si_dagster.study import EnsembleSpec, Scorer, Study, VerificationSpec
 
 BOUNDS = ("oracle", "random")
 """Methods that are no verifiers but the ends of any scale: ground truth, and noise."""
+
+COMBINATIONS = ("and", "or", "mean_rank", "agreement")
+"""Ensembles of all verifications, which every analysis has beside those that the study names."""
 
 UTILITY_COLUMNS = ("prompt_id", "sample_index", "utility", "strict_utility", "extracted")
 SCORE_COLUMNS = ("prompt_id", "sample_index", "verification_index", "proxy_utility")
@@ -87,6 +90,27 @@ class ScoredSamples:
             for spec in self.specs
         }
 
+    @cached_property
+    def ensembles(self) -> list[EnsembleSpec]:
+        """Ensembles of the study, then `and`, `or`, `mean_rank` and `agreement` of all verifications it has.
+
+        Bounds are no members of the latter, and a name that the study gives to something else is left to it.
+        """
+        declared = [spec for spec in self.study.ensembles if set(spec.sources) <= set(self.verifications)]
+        taken = {scorer.name for scorer in self.study.scorers()}
+        members = tuple({"verification": spec.name} for spec in self.specs if spec.method not in BOUNDS)
+        of_all = [
+            EnsembleSpec.model_validate({"name": kind, "combine": kind, "members": members})
+            for kind in COMBINATIONS
+            if kind not in taken and len(members) > 1
+        ]
+        return [*declared, *of_all]
+
+    @property
+    def scorers(self) -> list[Scorer]:
+        """Verifications, then ensembles of them."""
+        return [*self.specs, *self.ensembles]
+
     @property
     def used(self) -> Scorer | None:
         """The verification or ensemble that weights training, if all of it is stored."""
@@ -110,11 +134,15 @@ class ScoredSamples:
 
     def weights(self, spec: Scorer) -> np.ndarray:
         """Weights under the rule of the study, as for gap_metrics; shape (num_samples,)."""
-        if not isinstance(spec, VerificationSpec):
-            scores = weighted_scores(self.study, spec, self.verifications, self.study.seed)
-            return scores["weight"].to_numpy()
-        scores, policy = self.tables[spec.name], spec.unparsed_policy
-        return sample_weights(scores, self.study.weighting, policy, self.study.seed)
+        return self.scores_and_weights(spec)[1]
+
+    def scores_and_weights(self, spec: Scorer) -> tuple[np.ndarray, np.ndarray]:
+        """The scores of a verification or ensemble, and its weights; each of shape (num_samples,)."""
+        return scores_and_weights(self.study, spec, self.scores, self.offsets, self.study.seed)
+
+    def is_bound(self, spec: Scorer) -> bool:
+        """Whether ground truth or noise has a part in it."""
+        return any(self.study.verification_named(name).method in BOUNDS for name in spec.sources)
 
     def rows_of(self, stage: str, columns: list[str]) -> pl.DataFrame | None:
         """Further columns of this cell, one row a sample or prompt, sorted by their keys."""

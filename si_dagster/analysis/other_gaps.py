@@ -20,7 +20,7 @@ from si_dagster.core.samples import divide_or_nan, sum_per_prompt
 from si_dagster.core.verifier_quality import auroc_per_prompt
 from si_dagster.core.weighting import best_of_n_weights
 from si_dagster.stages.conventions import bootstrap_options
-from si_dagster.study import VerificationSpec
+from si_dagster.study import Scorer
 
 TITLE = "Other meanings of gap"
 CARD = """What else is called a gap, from the same rows, each under its own name: pooled gap, best-of-n gap,
@@ -39,12 +39,14 @@ a wrong one of the same prompt, ties half, less 1/2."""
 
 def rows(data: StudyData) -> pl.DataFrame:
     """A row a verification and meaning; columns as the schema of `other_gaps`."""
-    return table([row for samples in data.samples() for spec in samples.specs for row in _of(samples, spec)])
+    return table(
+        [row for samples in data.samples() for spec in samples.scorers for row in _of(samples, spec)]
+    )
 
 
-def _of(samples: ScoredSamples, spec: VerificationSpec) -> Iterator[dict[str, Any]]:
-    how, weights = bootstrap_options(samples.study), samples.weights(spec)
-    found = {name: bootstrap_mean(values, **how) for name, values in _per_prompt(samples, spec, weights)}
+def _of(samples: ScoredSamples, spec: Scorer) -> Iterator[dict[str, Any]]:
+    how, (scores, weights) = bootstrap_options(samples.study), samples.scores_and_weights(spec)
+    found = {name: bootstrap_mean(values, **how) for name, values in _per_prompt(samples, scores, weights)}
     found["pooled_gap"] = _pooled(samples, weights, how)
     for meaning, value in found.items():
         yield {
@@ -56,10 +58,10 @@ def _of(samples: ScoredSamples, spec: VerificationSpec) -> Iterator[dict[str, An
 
 
 def _per_prompt(
-    samples: ScoredSamples, spec: VerificationSpec, weights: np.ndarray
+    samples: ScoredSamples, scores: np.ndarray, weights: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Those that are a mean over prompts, as values of each prompt."""
-    u, offsets, scores = samples.utilities, samples.offsets, samples.scores[spec.name]
+    u, offsets = samples.utilities, samples.offsets
     n = int(np.diff(offsets).min())
     expected, at_n = expected_utility(u, offsets), pass_at_k(u, offsets, n)
     selected = samples.gap_per_prompt(best_of_n_weights(scores, offsets, 1, samples.study.seed))

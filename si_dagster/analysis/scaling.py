@@ -48,7 +48,7 @@ def _points(data: StudyData, samples: ScoredSamples) -> Iterator[dict[str, Any]]
     flops = _pretraining_flops(data, samples)
     if samples.iteration != 0 or flops is None:
         return
-    for spec in samples.specs:
+    for spec in samples.scorers:
         weights = samples.weights(spec)
         estimates = estimated(samples.estimate(weights), "gap", "relative_gap")
         tpr, fpr = acceptance_rates(samples.utilities, weights)

@@ -43,17 +43,18 @@ def _of_policy(samples: ScoredSamples) -> Iterator[dict[str, Any]]:
     if prompts is None:
         return
     by_id = dict(prompts.iter_rows())
+    weights = {spec.name: samples.weights(spec) for spec in samples.scorers}
     columns = [json.loads(by_id.get(prompt_id) or "{}") for prompt_id in samples.policy.prompt_ids]
     for name in dict.fromkeys(key for row in columns for key in row):
         for rank, (value, chosen) in enumerate(values_of([row.get(name) for row in columns])):
-            for spec in samples.specs:
+            for verification, weight in weights.items():
                 yield {
                     **samples.keys,
-                    "verification": spec.name,
+                    "verification": verification,
                     "column": name,
                     "value": value,
                     "value_rank": rank,
-                    **_estimates(samples, samples.weights(spec), chosen),
+                    **_estimates(samples, weight, chosen),
                 }
 
 

@@ -15,7 +15,6 @@ import polars as pl
 
 from si_dagster.analysis.data import BOUNDS, ScoredSamples, StudyData, table
 from si_dagster.analysis.table import interval_text
-from si_dagster.core.ensembles import agreement_scores, mean_rank_scores
 from si_dagster.core.fingerprint import derive_seed
 from si_dagster.core.intervals import MeansAboveZero, means_above_zero
 from si_dagster.core.multiplicity import holm
@@ -37,7 +36,8 @@ rows that would enter and leave.
 READING = """Gap of the best cut of each verification and rule: chosen on one half of the evaluation prompts,
 scored on the other. p is one-sided (the gap is not above 0), adjusted by Holm over all cuts of that
 iteration, model and task. Entering and leaving count training rows against the study's own rule, before caps.
-Ensembles are of all verifications of the study; oracle and random are bounds and are not tested."""
+Ensembles are those of the study, and `and`, `or`, `mean_rank` and `agreement` of all its verifications;
+members are cut alike. Oracle and random are bounds and are not tested."""
 
 READ = ("prompt_id", "sample_index", "utility")
 """Of utilities."""
@@ -122,7 +122,7 @@ def candidates(samples: ScoredSamples, taus: Mapping[str, np.ndarray]) -> Iterat
         taus: From `global_thresholds` of the evaluation prompts, so that training rows are cut by the same.
     """
     none = np.full(len(QUANTILES), np.nan)
-    masks: dict[str, list[np.ndarray]] = {"quantile": [], "threshold": []}
+    masks: dict[str, dict[str, np.ndarray]] = {"quantile": {}, "threshold": {}}
     for spec in samples.specs:
         kind = "bound" if spec.method in BOUNDS else "verification"
         scores = samples.scores[spec.name]
@@ -133,24 +133,20 @@ def candidates(samples: ScoredSamples, taus: Mapping[str, np.ndarray]) -> Iterat
         for rule, kept in of_rule.items():
             thresholds = taus[spec.name] if rule == "threshold" else none
             yield Candidate(spec.name, kind, rule, thresholds, kept)
-            if kind == "verification":
-                masks[rule].append(kept)
-    if len(masks["quantile"]) > 1:
-        for rule, kept in masks.items():
-            yield Candidate("and", "ensemble", rule, none, np.logical_and.reduce(kept))
-            yield Candidate("or", "ensemble", rule, none, np.logical_or.reduce(kept))
-        for name, scores in _ensemble_scores(samples).items():
+            masks[rule][spec.name] = kept
+    for spec in samples.ensembles:
+        kind = "bound" if samples.is_bound(spec) else "ensemble"
+        if spec.thresholds_members:
+            both = np.logical_and if spec.combine == "and" else np.logical_or
+            for rule, kept in masks.items():
+                yield Candidate(
+                    spec.name, kind, rule, none, both.reduce([kept[name] for name in spec.sources])
+                )
+        else:
+            # Ranks within prompts: one tau for all prompts would mean the same as a quantile.
+            scores, _ = samples.scores_and_weights(spec)
             kept = kept_at_quantiles(scores, samples.offsets, QUANTILES)
-            yield Candidate(name, "ensemble", "quantile", none, kept)
-
-
-def _ensemble_scores(samples: ScoredSamples) -> dict[str, np.ndarray]:
-    """Ranks within prompts: one tau for all prompts would mean the same as a quantile."""
-    scores = [samples.scores[spec.name] for spec in samples.specs if spec.method not in BOUNDS]
-    return {
-        "mean_rank": mean_rank_scores(scores, samples.offsets),
-        "agreement": agreement_scores(scores, samples.offsets),
-    }
+            yield Candidate(spec.name, kind, "quantile", none, kept)
 
 
 def _candidate_rows(

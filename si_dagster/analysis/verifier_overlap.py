@@ -25,7 +25,8 @@ Writes: one row a pair: Pearson, Spearman, Spearman within prompts, Jaccard and 
 """
 READING = """Pearson and Spearman are over all samples, and so partly of easy and hard prompts; Spearman
 within prompts is what filtering lives on. Jaccard is the share of samples both keep of those either keeps;
-by chance is what it would be if both kept as many of each prompt, independently."""
+by chance is what it would be if both kept as many of each prompt, independently. An ensemble overlaps with
+its members by construction."""
 
 
 def rows(data: StudyData) -> pl.DataFrame:
@@ -35,10 +36,14 @@ def rows(data: StudyData) -> pl.DataFrame:
 
 def _pairs(samples: ScoredSamples) -> Iterator[dict[str, Any]]:
     how, offsets = bootstrap_options(samples.study), samples.offsets
-    scores = samples.scores
+    found = {spec.name: samples.scores_and_weights(spec) for spec in samples.scorers}
+    scores = {name: values for name, (values, _) in found.items()}
     ranks = {name: overlap.ranks_of_all(values) for name, values in scores.items()}
-    kept = {spec.name: samples.weights(spec) > 0 for spec in samples.specs}
+    kept = {name: weights > 0 for name, (_, weights) in found.items()}
+    ensembles = {spec.name for spec in samples.ensembles}
     for a, b in combinations(scores, 2):
+        if a in ensembles:
+            continue  # two ensembles are made of the same, and say nothing of each other
         yield {
             **samples.keys,
             "verification": a,

@@ -44,8 +44,8 @@ def rows(data: StudyData) -> pl.DataFrame:
 def _of_policy(samples: ScoredSamples) -> Iterator[dict[str, Any]]:
     expected = expected_utility(samples.utilities, samples.offsets)
     bins = difficulty_bins(expected)
-    for spec in samples.specs:
-        scores, weights = samples.scores[spec.name], samples.weights(spec)
+    for spec in samples.scorers:
+        scores, weights = samples.scores_and_weights(spec)
         parts = quality_by_difficulty(samples.utilities, scores, weights, samples.offsets)
         chosen = [~np.isnan(expected), *(bins == b for b in range(len(parts)))]
         for rank, part in enumerate([_overall(samples, scores, weights), *parts]):

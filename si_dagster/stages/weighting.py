@@ -14,8 +14,6 @@ from si_dagster.core.samples import offsets_from_sorted_ids
 from si_dagster.stages.samples import by_prompt, floats
 from si_dagster.study import EnsembleSpec, Scorer, Study, VerificationSpec, WeightingSpec
 
-UnparsedPolicy = weighting.UnparsedPolicy
-
 
 def proxy_utilities(verifications: pl.DataFrame, keep_index: bool = True) -> pl.DataFrame:
     """One score a generation: the mean over its readable verifications, null where none is.
@@ -39,25 +37,6 @@ def proxy_utilities(verifications: pl.DataFrame, keep_index: bool = True) -> pl.
             pl.col("proxy_utility").mean(), num_unparsed=pl.col("proxy_utility").null_count()
         )
     return by_prompt(scores, keep_index)
-
-
-def sample_weights(
-    scores: pl.DataFrame, spec: WeightingSpec, on_unparsed: UnparsedPolicy, seed: int
-) -> np.ndarray:
-    """The weight of each sample under the study's rule.
-
-    Args:
-        scores: Columns prompt_id, proxy_utility; sorted by prompt_id.
-        spec: The rule.
-        on_unparsed: What stands for a score that could not be read.
-        seed: For ties drawn at random.
-
-    Returns:
-        Non-negative weights, shape (num_samples,), in the order of `scores`.
-    """
-    offsets = offsets_from_sorted_ids(scores["prompt_id"].to_numpy())
-    values = scores["proxy_utility"].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    return rule_weights(weighting.fill_unparsed(values, offsets, on_unparsed), offsets, spec, seed)
 
 
 def rule_weights(values: np.ndarray, offsets: np.ndarray, spec: WeightingSpec, seed: int) -> np.ndarray:
@@ -92,52 +71,56 @@ def weighted_scores(
     Returns:
         Columns as from `proxy_utilities`, and `weight`. The score of `and` and `or` is their weight.
     """
-    if isinstance(spec, VerificationSpec):
-        rows = proxy_utilities(tables[spec.name])
-        weights = sample_weights(rows, study.weighting, spec.unparsed_policy, seed)
-        return rows.with_columns(weight=pl.Series(weights, dtype=pl.Float64))
     members = [proxy_utilities(tables[name]) for name in spec.sources]
     _refuse_other_generations(spec, members)
-    rows = members[0].with_columns(num_unparsed=sum(member["num_unparsed"] for member in members))
-    if spec.thresholds_members:
-        weights = _thresholded(study, spec, members, seed)
-        scores = pl.Series(weights, dtype=pl.Float64)
-        return rows.with_columns(proxy_utility=scores, weight=scores)
-    scores = _combined(study, spec, members)
-    rows = rows.with_columns(proxy_utility=pl.Series(scores, dtype=pl.Float64).fill_nan(None))
-    weights = sample_weights(rows, study.weighting, "reject", seed)
-    return rows.with_columns(weight=pl.Series(weights, dtype=pl.Float64))
-
-
-def _thresholded(study: Study, spec: EnsembleSpec, members: Sequence[pl.DataFrame], seed: int) -> np.ndarray:
-    """Each member cut by its own rule, then AND or OR."""
-    kept = [
-        sample_weights(
-            rows,
-            study.member_rule(member),
-            study.verification_named(member.verification).unparsed_policy,
-            seed,
-        )
-        for rows, member in zip(members, spec.members, strict=True)
-    ]
-    return and_weights(kept) if spec.combine == "and" else or_weights(kept)
-
-
-def _combined(study: Study, spec: EnsembleSpec, members: Sequence[pl.DataFrame]) -> np.ndarray:
-    """One score from the scores of all members; NaN where none could be read."""
     offsets = offsets_from_sorted_ids(members[0]["prompt_id"].to_numpy())
-    scores = [
-        weighting.fill_unparsed(
-            floats(rows["proxy_utility"]),
-            offsets,
-            study.verification_named(name).unparsed_policy,
+    filled = {
+        name: weighting.fill_unparsed(
+            floats(rows["proxy_utility"]), offsets, study.verification_named(name).unparsed_policy
         )
         for name, rows in zip(spec.sources, members, strict=True)
-    ]
-    return (mean_rank_scores if spec.combine == "mean_rank" else agreement_scores)(scores, offsets)
+    }
+    scores, weights = scores_and_weights(study, spec, filled, offsets, seed)
+    rows = members[0].with_columns(weight=pl.Series(weights, dtype=pl.Float64))
+    if isinstance(spec, VerificationSpec):
+        return rows
+    return rows.with_columns(
+        proxy_utility=pl.Series(scores, dtype=pl.Float64).fill_nan(None),
+        num_unparsed=sum(member["num_unparsed"] for member in members),
+    )
 
 
-def _refuse_other_generations(spec: EnsembleSpec, members: Sequence[pl.DataFrame]) -> None:
+def scores_and_weights(
+    study: Study, spec: Scorer, scores: Mapping[str, np.ndarray], offsets: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score and weight of every sample by a verification or an ensemble, as flat arrays.
+
+    Args:
+        study: Its rules.
+        spec: The verification or ensemble.
+        scores: Of each of its `sources`, what could not be read filled; each of shape (num_samples,).
+        offsets: Shape (num_prompts + 1,).
+        seed: For ties drawn at random.
+
+    Returns:
+        Two arrays of shape (num_samples,); the score of `and` and `or` is their weight.
+    """
+    if isinstance(spec, EnsembleSpec) and spec.thresholds_members:
+        kept = [
+            rule_weights(scores[member.verification], offsets, study.member_rule(member), seed)
+            for member in spec.members
+        ]
+        weights = and_weights(kept) if spec.combine == "and" else or_weights(kept)
+        return weights, weights
+    if isinstance(spec, EnsembleSpec):
+        combine = mean_rank_scores if spec.combine == "mean_rank" else agreement_scores
+        values = combine([scores[name] for name in spec.sources], offsets)
+    else:
+        values = scores[spec.name]
+    return values, rule_weights(values, offsets, study.weighting, seed)
+
+
+def _refuse_other_generations(spec: Scorer, members: Sequence[pl.DataFrame]) -> None:
     keys = members[0].select("prompt_id", "sample_index")
     for name, rows in zip(spec.sources, members, strict=True):
         if not rows.select("prompt_id", "sample_index").equals(keys):

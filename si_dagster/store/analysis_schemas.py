@@ -64,9 +64,9 @@ _CROSS_VERIFICATION = TableStage(
     "One generator judged by one verifier, on evaluation prompts.",
     (
         *_CELL,
-        Column("verification", "string", "Name of the verification in the study."),
-        Column("method", "string", "Method in the catalogue of verification methods."),
-        Column("verifier", "string", "`self`, `base` or the model that verifies."),
+        _VERIFICATION,
+        Column("method", "string", "Method in the catalogue of verification methods, or the ensemble."),
+        Column("verifier", "string", "`self`, `base` or the model that verifies; `ensemble` of an ensemble."),
         *_EXPECTED,
         *_GAP,
         *_RELATIVE_GAP,
@@ -90,7 +90,7 @@ _SCALING = TableStage(
     (
         Column("family", "string", "Family of the models."),
         Column("task", "string", "Name of the task."),
-        Column("verification", "string", "Name of the verification in the study."),
+        _VERIFICATION,
         Column("measure", "string", "What is fitted.", choices=MEASURES),
         *interval_columns("slope", "Change of the measure per tenfold FLOPs; t interval of the residuals."),
         Column("intercept", "float", "Of the line, at log10 FLOPs = 0.", True),
@@ -110,7 +110,7 @@ _VERIFIER_QUALITY = TableStage(
     "One verification on the prompts of one range of difficulty.",
     (
         *_CELL,
-        Column("verification", "string", "Name of the verification in the study."),
+        _VERIFICATION,
         Column("difficulty", "string", "Range of J_x of the prompts; `all` for all of them."),
         Column("difficulty_rank", "int", "Order of the ranges, hardest first; `all` is 0."),
         Column("num_prompts", "int", "Prompts in the range."),
@@ -198,7 +198,7 @@ _BASELINES = TableStage(
     "A verification beside what its place could be taken by.",
     (
         *_CELL,
-        Column("verification", "string", "Name of the verification in the study."),
+        _VERIFICATION,
         Column(
             "baseline",
             "string",
@@ -226,7 +226,7 @@ _ABLATIONS = TableStage(
     "The gap had fewer generations, or verifications of each, been drawn.",
     (
         *_CELL,
-        Column("verification", "string", "Name of the verification in the study."),
+        _VERIFICATION,
         Column("factor", "string", "What is fewer.", choices=("n", "M")),
         Column("level", "int", "How many."),
         *_GAP,
@@ -242,7 +242,7 @@ _SLICES = TableStage(
     "The gap on the prompts that share one value of a column.",
     (
         *_CELL,
-        Column("verification", "string", "Name of the verification in the study."),
+        _VERIFICATION,
         Column("column", "string", "Column of the prompts."),
         Column("value", "string", "Its value, or the range of a quarter of the prompts."),
         Column("value_rank", "int", "Order of the values."),
@@ -270,7 +270,7 @@ _OTHER_GAPS = TableStage(
     "One of the quantities that are called a gap, under its own name.",
     (
         *_CELL,
-        Column("verification", "string", "Name of the verification in the study."),
+        _VERIFICATION,
         Column("meaning", "string", "Which gap; defined in docs/analysis.md.", choices=OTHER_GAPS),
         *interval_columns("value", "Its value."),
     ),

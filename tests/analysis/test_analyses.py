@@ -20,8 +20,10 @@ from si_dagster.analysis import (
     verifier_quality,
 )
 from si_dagster.analysis.catalogue import ANALYSES
+from si_dagster.core.ensembles import and_weights
 from si_dagster.core.gap import estimate_gap
 from si_dagster.core.verifier_quality import auroc_per_prompt
+from si_dagster.core.weighting import quantile_weights
 from si_dagster.store.layout import ANALYSES as STAGES
 from si_dagster.store.schemas import TABLES
 
@@ -75,15 +77,15 @@ def test_junk_generations_score_nothing_anywhere(tmp_path: Path) -> None:
 
 
 def test_permuted_scores_have_intervals_over_zero(tmp_path: Path) -> None:
-    """24 intervals of 95%: more than four that miss 0 happen once in two hundred times."""
+    """24 intervals of 95%: more than four that miss 0 happen once in two hundred times; so for ensembles."""
     meanings = ["generation_verification_gap", "best_of_n_gap", "pairwise_accuracy_over_chance"]
     over = 0
     for seed in range(4):
         data = stored(tmp_path / str(seed), *two_verifiers(seed, permuted=True))
         rows = other_gaps.rows(data).filter(pl.col("meaning").is_in(meanings))
-        assert rows.height == 6
+        assert rows.height == 6 * 3
         over += rows.filter(pl.col("value_low") < 0, pl.col("value_high") > 0).height
-    assert over >= 20
+    assert over >= 20 * 3
 
 
 def test_baselines_are_what_their_names_say(tmp_path: Path) -> None:
@@ -132,6 +134,40 @@ def test_more_verifications_make_a_wider_gap(tmp_path: Path) -> None:
     assert of_m["level"].to_list() == [1, 2, 4]
     assert of_m["num_subsamples"].to_list() == [4, 2, 1]
     assert of_m["gap"][0] + 0.03 < of_m["gap"][-1]
+
+
+ENSEMBLES = ("and", "or", "mean_rank", "agreement")
+
+
+def test_ensembles_stand_beside_their_members_in_every_analysis_of_methods(tmp_path: Path) -> None:
+    """Two verifiers of independent noise: each number of an ensemble is that of its weights."""
+    u = drawn(100, SIZE, 0)
+    own = {"name": "both", "combine": "and", "members": [{"verification": n, "q": 0.5} for n in NAMES]}
+    of = study([*NAMES, "random"], ensembles=[own])
+    names = (*NAMES, "random")
+    samples = scored(of, u, {name: noisy(u, 0.7, 100 + i) for i, name in enumerate(names)})
+    columns = [{"level": i % 2} for i in range(100)]
+    data = stored(tmp_path, of, samples, slices=columns)
+    everywhere = {*names, "both", *ENSEMBLES}
+    for module in (cross_verification, verifier_quality, ablations, slices, other_gaps):
+        rows = checked(module.__name__.rpartition(".")[2], module.rows(data))
+        assert set(rows["verification"]) == everywhere, module
+    swept = ANALYSES["threshold_sweep"].load().rows(data)
+    assert set(swept["verification"]) == everywhere
+    beside = checked("baselines", baselines.rows(data))
+    assert set(beside["verification"]) == everywhere - {"random"}
+    pairs = checked("verifier_overlap", verifier_overlap.rows(data))
+    assert pairs.height == 3 + 3 * 5  # verifications with each other, and with every ensemble
+    gaps = dict(cross_verification.rows(data).select("verification", "gap").rows())
+    best = [samples.scores[name] for name in NAMES]
+    kept = and_weights([quantile_weights(scores, samples.offsets, 0.5) for scores in best])
+    assert gaps["both"] == pytest.approx(samples.estimate(kept).gap)
+    assert gaps["mean_rank"] > max(gaps[name] for name in NAMES)
+    by_n = ablations.rows(data).filter(pl.col("verification") == "mean_rank").sort("level")["gap"].to_list()
+    assert by_n[-1] == pytest.approx(gaps["mean_rank"])
+    assert by_n[0] < by_n[-1]
+    lone = scored(study(), u, {"multiple_choice": best[0].reshape(u.shape)})
+    assert lone.ensembles == []  # of one there is none
 
 
 def test_slices_put_together_are_the_whole(tmp_path: Path) -> None:
@@ -306,7 +342,9 @@ def test_cross_verification_pairs_another_verifier_with_oneself(tmp_path: Path) 
     u = drawn(PROMPTS, SIZE, 0)
     scores = {"multiple_choice": noisy(u, 3.0, 1), "multiple_choice-by-large": noisy(u, 0.3, 2)}
     rows = checked("cross_verification", cross_verification.rows(stored(tmp_path, of, scored(of, u, scores))))
-    own, large = rows.sort("verifier", descending=True).iter_rows(named=True)
+    assert rows.filter(pl.col("verifier") == "ensemble")["over_self"].null_count() == 4
+    single = rows.filter(pl.col("verifier") != "ensemble")
+    own, large = single.sort("verifier", descending=True).iter_rows(named=True)
     assert (own["verifier"], large["verifier"]) == ("self", "large")
     assert own["over_self"] is None
     assert large["over_self"] == pytest.approx(large["gap"] - own["gap"])

@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
 from conftest import MINI, run_cli
 
 from si_dagster.plan import Plan
 from si_dagster.stages.filtered_set import filtered_table
-from si_dagster.stages.weighting import proxy_utilities, sample_weights
+from si_dagster.stages.samples import floats
+from si_dagster.stages.weighting import proxy_utilities, rule_weights
 from si_dagster.store.artifacts import Store
 from si_dagster.store.layout import Address
 from si_dagster.study import StudyError, WeightingSpec, load_study
@@ -121,7 +123,8 @@ def table(pairing, **weighting):
     spec = WeightingSpec(**{"rule": "threshold", "tau": 0.5, **weighting})
     address = Address("s", 0, "filtered_set", "m", "t")
     scored = proxy_utilities(verifications)
-    scored = scored.with_columns(weight=pl.Series(sample_weights(scored, spec, "reject", 0)))
+    weights = rule_weights(floats(scored["proxy_utility"]), np.array([0, 6]), spec, 0)
+    scored = scored.with_columns(weight=pl.Series(weights))
     rows, _ = filtered_table(prompts, generations, scored, spec, 0, address, pairing)
     return list(rows.select("completion", "rejected_completion").iter_rows())
 
