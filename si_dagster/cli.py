@@ -422,3 +422,8 @@ def _print_rows(rows: list[dict[str, str]], title: str | None = None) -> None:
     for row in rows:
         table.add_row(*(_escaped(ValueError(value)) for value in row.values()))
     console.print(table)
+    if any(value.endswith("[no spread]") for row in rows for value in row.values()):
+        from si_dagster.analysis.table import NO_SPREAD_READING
+
+        text = " ".join(NO_SPREAD_READING.split())
+        console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -10,7 +10,7 @@ import polars as pl
 
 from si_dagster.analysis.findings import FINDINGS, FLOPS_AXIS, MIN_SEEDS, Contrast, Evidence, Finding, verdict
 from si_dagster.analysis.plots import HEIGHT, WIDTH, to_svg
-from si_dagster.analysis.table import markdown_table
+from si_dagster.analysis.table import NO_SPREAD, has_no_spread, markdown_table
 
 HEAD = """# The findings of "Mind the Gap", put to the test
 
@@ -25,7 +25,8 @@ bootstrap of its mean over seeds, prompts resampled within each seed. It is supp
 every seed's estimate lie where they were expected, contradicted if all lie on the other side, and open
 otherwise or with fewer than {min_seeds} seeds. All supported: reproduced. Any contradicted: refuted. Else
 open at this scale. The interval covers the choice of prompts; of the seeds there are few, so that all of
-them have to agree.
+them have to agree. `[no spread]` stands where all prompts of every seed have one value; it is judged as the
+point it is, and hides that about 3/n of all prompts may differ from the n that were seen.
 
 These are policies of some ten to some hundred thousand parameters on tasks made by rule. What holds here
 need not hold for large models, nor the other way round.
@@ -90,6 +91,8 @@ def _told(contrast: Contrast) -> str:
     interval = contrast.interval
     if not contrast.per_seed:
         return "not measured"
+    if has_no_spread(interval.low, interval.high):
+        return f"{interval.estimate:+.3f} {NO_SPREAD}"
     return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 

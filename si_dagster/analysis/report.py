@@ -13,7 +13,7 @@ import polars as pl
 import yaml
 
 from si_dagster.analysis.plots import iteration_chart, to_svg
-from si_dagster.analysis.table import VERIFIERS, shown_rows
+from si_dagster.analysis.table import NO_SPREAD_READING, VERIFIERS, has_no_spread, shown_rows, tells_no_spread
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto;
@@ -76,6 +76,8 @@ def _sentence(subject: str, row: dict[str, Any], name: str) -> str:
     value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     if value is None:
         return f"{subject}: not measured."
+    if has_no_spread(low, high):
+        return f"{subject} is {value:+.3f} however prompts are resampled: no interval, so nothing is told."
     verdict = "above 0" if low > 0 else "below 0" if high < 0 else "not told from 0"
     return f"{subject} is {value:+.3f} [{low:+.3f}, {high:+.3f}], {verdict}."
 
@@ -133,4 +135,5 @@ def _table(rows: list[dict[str, str]]) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row.values()) + "</tr>" for row in rows
     )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    note = f"<p>{html.escape(NO_SPREAD_READING)}</p>" if tells_no_spread(rows) else ""
+    return f"<table><tr>{head}</tr>{body}</table>{note}"

@@ -95,6 +95,18 @@ VERIFIERS = {
 """The same of the table of verifiers."""
 
 
+NO_SPREAD = "[no spread]"
+NO_SPREAD_READING = """[no spread]: every resample of the prompts gives this very value, for a mean because
+all prompts have it. That is not certainty. Of n prompts that are all alike, fewer than 1 - .05^(1/n) of all
+prompts differ, about 3/n (95%): of 30 at most 9.5%, of 300 at most 1%."""
+"""What stands below a table with such a value: Clopper and Pearson's bound of no case in n, one-sided."""
+
+
+def tells_no_spread(rows: Sequence[Mapping[str, str]]) -> bool:
+    """Whether `NO_SPREAD_READING` belongs below these rows."""
+    return any(value.endswith(NO_SPREAD) for row in rows for value in row.values())
+
+
 def gap_rows(metrics: pl.DataFrame) -> list[dict[str, Any]]:
     """All rows at full precision, in reading order; `pass_at_k` as an object k -> pass@k."""
     order = ["study", "model", "task", "split", "iteration", "verification"]
@@ -121,6 +133,11 @@ def interval_text(row: dict[str, Any], name: str) -> str:
     Examples:
         >>> interval_text({"gap": 0.1, "gap_low": 0.05, "gap_high": 0.15}, "gap")
         '0.100 [0.050, 0.150]'
+
+        Every prompt rejected, so every gap_x is 0 and so is every resample: that is no interval.
+
+        >>> interval_text({"gap": 0.0, "gap_low": 0.0, "gap_high": 0.0}, "gap")
+        '0.000 [no spread]'
     """
     value = row[name]
     if value is None:
@@ -128,8 +145,14 @@ def interval_text(row: dict[str, Any], name: str) -> str:
     if not isinstance(value, float):
         return str(value)
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-    return f"{value:.3f}{interval}"
+    if low is None or high is None:
+        return f"{value:.3f}"
+    return f"{value:.3f} {NO_SPREAD if has_no_spread(low, high) else f'[{low:.3f}, {high:.3f}]'}"
+
+
+def has_no_spread(low: float, high: float) -> bool:
+    """Whether an interval is a point, up to the rounding of sums."""
+    return high - low < 1e-12
 
 
 def text_rows(

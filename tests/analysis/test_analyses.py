@@ -20,6 +20,8 @@ from si_dagster.analysis import (
     verifier_quality,
 )
 from si_dagster.analysis.catalogue import ANALYSES
+from si_dagster.analysis.report import findings
+from si_dagster.analysis.table import tells_no_spread
 from si_dagster.core.ensembles import and_weights
 from si_dagster.core.gap import estimate_gap
 from si_dagster.core.verifier_quality import auroc_per_prompt
@@ -73,7 +75,14 @@ def test_junk_generations_score_nothing_anywhere(tmp_path: Path) -> None:
     assert meanings.filter(pl.col("value").is_null())["meaning"].unique().to_list() == [
         "pairwise_accuracy_over_chance"
     ]
-    assert set(checked("cross_verification", cross_verification.rows(data))["gap"]) == {0.0}
+    crossed = checked("cross_verification", cross_verification.rows(data))
+    assert set(crossed["gap"]) == {0.0}
+    # Nothing varies, so there is no interval, which is not the same as certainty.
+    told = cross_verification.shown(crossed)
+    assert {row["gap"] for row in told} == {"0.000 [no spread]"}
+    assert tells_no_spread(told)
+    metrics = crossed.with_columns(split=pl.lit("eval"), improvement=None, update_error=None)
+    assert all("no interval" in sentence for sentence in findings(metrics))
 
 
 def test_permuted_scores_have_intervals_over_zero(tmp_path: Path) -> None:
