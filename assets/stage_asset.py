@@ -23,7 +23,7 @@ from resources.store import StoreResource
 from resources.trainer import TrainerResource
 from si_dagster.analysis.table import markdown_table
 from si_dagster.engines.base import EngineError
-from si_dagster.plan import Node, Plan, asset_path
+from si_dagster.plan import NAMED_STAGES, Node, Plan, asset_path
 from si_dagster.stages.base_checkpoint import CheckpointError, files_digest, model_digest, resolve_model
 from si_dagster.store import schemas
 from si_dagster.store.artifacts import Store
@@ -79,7 +79,7 @@ def partitions(study: Study) -> dg.MultiPartitionsDefinition:
 def asset_key(study: Study, stage: str, iteration: int | None) -> dg.AssetKey:
     """`<study>/iteration_<t>/<stage>`; outside the loop `<study>/<stage>` or `<study>/analysis/<stage>`.
 
-    Verifications have one key each, with their name behind: see `plan.asset_path`.
+    What is of one verification has its name behind: see `plan.asset_path`.
     """
     return dg.AssetKey(list(Address(study.name, iteration, stage).key))
 
@@ -123,10 +123,11 @@ def stage_asset(
 
 def _card(plan: Plan, stage: Stage, path: tuple[str, ...]) -> str:
     """The card of the stage; that of a verification says whose it is."""
-    if stage.name != "verifications":
+    if stage.name not in NAMED_STAGES:
         return stage.card
     spec = plan.study.verification_named(path[-1])
-    return f"{stage.card}\nThis one: method {spec.method}, verifier {spec.verifier}.\n"
+    taught = f", taught by {spec.teacher}, budget {spec.budget}" if spec.teacher else ""
+    return f"{stage.card}\nThis one: method {spec.method}, verifier {spec.verifier}{taught}.\n"
 
 
 def _edges(plan: Plan, path: tuple[str, ...]) -> Iterable[dg.AssetDep]:

@@ -18,6 +18,8 @@ from assets import (
     probes,
     prompts,
     report,
+    student,
+    teaching_set,
     utilities,
     verifications,
 )
@@ -65,6 +67,8 @@ STAGES = {
         _stage(generations, {"huggingface", "parquet"}, max_retries=1),
         _stage(utilities, {"python", "parquet"}),
         _stage(verifications, {"huggingface", "parquet"}, max_retries=1),
+        _stage(teaching_set, {"polars", "parquet"}),
+        _stage(student, {"pytorch", "huggingface"}),
         _stage(probes, {"huggingface", "parquet"}, max_retries=1),
         _stage(filtered_set, {"polars", "parquet"}),
         _stage(checkpoint, {"pytorch", "huggingface"}),

@@ -10,6 +10,7 @@ import polars as pl
 from resources.stage_run import StageRun
 from si_dagster.analysis.plots import histogram, to_markdown
 from si_dagster.engines.base import Engine
+from si_dagster.stages.teaching_set import needed_by
 from si_dagster.stages.verifications import (
     batch_fields,
     first_prompt,
@@ -76,6 +77,8 @@ def materialize(run: StageRun) -> dict[str, Any]:
 def _generations(run: StageRun, method: VerificationMethod) -> pl.DataFrame:
     """What is to be verified; with its utility where the plan lets the oracle read it."""
     rows = run.read("generations")
+    if "teaches" in run.node.fields:
+        rows = needed_by(rows, run.plan.lessons(run.verification))
     if not method.sees_truth:
         return rows
     return rows.join(run.read("utilities", ["generation_id", "utility"]), on="generation_id", how="left")

@@ -73,7 +73,7 @@ class StageRun:
 
     def style_of(self, role: str) -> PromptStyle:
         """How the policy of an input is spoken to: another model may verify in another style."""
-        return self.study.model(self.node.inputs[role].model or "").style
+        return self.plan.model_of(self.node.inputs[role]).style
 
     @property
     def task(self) -> Task:
@@ -119,14 +119,14 @@ class StageRun:
 
     def engine(self, role: str) -> Engine:
         """The engine holding the checkpoint of that role."""
-        trusted = self.study.model(self.node.inputs[role].model or "").trust_remote_code
+        trusted = self.plan.model_of(self.node.inputs[role]).trust_remote_code
         kind = self._engine.kind_for(self.study.scripted)
         self.context.log.info(f"starting the {kind} engine on {self.node.inputs[role].artifact_id}")
         return self._engine.load(kind, self.checkpoint(role), trusted)
 
     def chat_template(self, role: str) -> ChatTemplate:
         """The chat template of the policy of that role."""
-        trusted = self.study.model(self.node.inputs[role].model or "").trust_remote_code
+        trusted = self.plan.model_of(self.node.inputs[role]).trust_remote_code
         return load_chat_template(self.checkpoint(role), trusted)
 
     def spoken(self, engine: Engine, role: str) -> Engine:

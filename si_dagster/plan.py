@@ -16,7 +16,7 @@ from typing import Any
 from si_dagster.analysis.catalogue import ANALYSES, Analysis
 from si_dagster.core.fingerprint import derive_seed, digest, fingerprint, flatten
 from si_dagster.store.layout import Address
-from si_dagster.study import BASE, SELF, EnsembleSpec, ModelSpec, Scorer, Study, VerificationSpec
+from si_dagster.study import BASE, CHEAP, SELF, EnsembleSpec, ModelSpec, Scorer, Study, VerificationSpec
 from si_dagster.tasks.base import DealsRows, MakesPrompts, PromptStyle, ReadsFiles, Split, Task, TaskRow
 from si_dagster.tasks.catalogue import load_task
 from si_dagster.verification.base import VerificationMethod
@@ -29,6 +29,8 @@ CODE_VERSIONS = {
     "generations": "1",
     "utilities": "1",
     "verifications": "1",
+    "teaching_set": "1",
+    "student": "1",
     "probes": "1",
     "filtered_set": "1",
     "checkpoint": "1",
@@ -43,11 +45,19 @@ ITERATION_STAGES = (
     "generations",
     "utilities",
     "verifications",
+    "teaching_set",
+    "student",
     "probes",
     "filtered_set",
     "checkpoint",
     "gap_metrics",
 )
+TEACHING_STAGES = ("teaching_set", "student")
+"""Stages of a cheap verification; of iteration 0 alone, whose student verifies in all iterations."""
+
+NAMED_STAGES = ("verifications", *TEACHING_STAGES)
+"""Stages that have an asset for each verification of the study."""
+
 UPDATE_STAGES = ("filtered_set", "checkpoint")
 """Stages that the last, measured only, iteration does not have."""
 
@@ -162,8 +172,8 @@ class Plan:
         return Address(self.study.name, iteration, stage, cell[0], cell[1], part)
 
     def gaps(self, iteration: int, cell: tuple[str, str], split: Split) -> list[Address]:
-        """The gap_metrics of one split, one for each verification and ensemble of the study."""
-        parts = [verification_part(split, spec.name) for spec in self.study.scorers()]
+        """The gap_metrics of one split, one for each verification and ensemble that scores all of it."""
+        parts = [verification_part(split, spec.name) for spec in self._scorers(split)]
         return [self.address("gap_metrics", iteration, cell, part) for part in parts]
 
     def deciding_gap(self, iteration: int, cell: tuple[str, str]) -> Address:
@@ -188,10 +198,44 @@ class Plan:
 
     def verifier(self, spec: VerificationSpec, iteration: int, cell: tuple[str, str]) -> Address:
         """The checkpoint that verifies."""
-        if spec.verifier == SELF:
+        if spec.is_taught:
+            return self.taught("student", spec, cell)
+        if spec.verifier == SELF and spec.method != CHEAP:
             return self.policy(iteration, cell)
-        model = cell[0] if spec.verifier == BASE else spec.verifier
+        model = cell[0] if spec.verifier in (SELF, BASE) else spec.verifier
         return self.address("base_checkpoint", None, (model, cell[1]))
+
+    def taught(self, stage: str, spec: VerificationSpec, cell: tuple[str, str]) -> Address:
+        """An artifact of a cheap verification's student: made in iteration 0, from training prompts."""
+        return self.address(stage, 0, cell, verification_part("train", spec.name))
+
+    def model_of(self, policy: Address) -> ModelSpec:
+        """The model that a checkpoint, or what it is taught with, is of; it says how that policy is asked."""
+        model = policy.model or ""
+        if policy.stage in TEACHING_STAGES:
+            verifier = self.study.verification_named((policy.part or "").partition(".")[2]).verifier
+            model = model if verifier in (SELF, BASE) else verifier
+        return self.study.model(model)
+
+    def lessons(self, teacher: VerificationSpec) -> list[dict[str, int]]:
+        """Which training generations the students of a verification learn from, each kind of choice once.
+
+        Students of one teacher draw by one seed: a small budget is spent on part of what a large one is.
+        """
+        return [
+            dict(lesson)
+            for lesson in dict.fromkeys(
+                tuple(self.lesson(student).items()) for student in self.study.students_of(teacher.name)
+            )
+        ]
+
+    def lesson(self, student: VerificationSpec) -> dict[str, int]:
+        """Budget, responses a prompt and seed of the choice of what a student learns from."""
+        return {
+            "budget": student.budget or 0,
+            "responses_per_prompt": student.responses_per_prompt or 0,
+            "seed": derive_seed(self.study.seed, "teaching_set", student.teacher or ""),
+        }
 
     def _all_nodes(self) -> Iterator[Node]:
         cells = self.study.cells()
@@ -211,7 +255,7 @@ class Plan:
                 yield from self._checkpoints(iteration)
             for cell in cells:
                 for split in self.splits(iteration):
-                    for spec in self.study.scorers():
+                    for spec in self._scorers(split):
                         yield self._gap_metrics(iteration, cell, split, spec)
         yield from (self._analysis(analysis) for analysis in ANALYSES.values())
         yield self._report()
@@ -276,24 +320,80 @@ class Plan:
         return self._node(self.address("utilities", iteration, cell, split), fields, inputs)
 
     def _verifications(self, iteration: int, cell: tuple[str, str], split: Split) -> Iterator[Node]:
-        for spec in self.study.verification:
-            method = load_method(spec.method)
-            _refuse_what_changes_nothing(spec, method)
-            verifier = self.verifier(spec, iteration, cell)
-            style = self.study.model(verifier.model or "").style
-            fields = {
-                "verification": spec.scoring_fields(),
-                "method_version": method.version,
-                "template": _verification_digest(self.task(cell[1]), method, style),
-                "seed": derive_seed(self.study.seed, "verifications", iteration, split, spec.name),
-            }
-            inputs = {role: self.address(role, iteration, cell, split) for role in ("prompts", "generations")}
-            if method.sees_truth:
-                inputs["utilities"] = self.address("utilities", iteration, cell, split)
-            else:
-                inputs["verifier"] = verifier
-            part = verification_part(split, spec.name)
-            yield self._node(self.address("verifications", iteration, cell, part), fields, inputs)
+        """Those of students last: they learn from the others."""
+        dear = [spec for spec in self.study.verification if not spec.is_taught]
+        students = [spec for spec in self.study.verification if spec.is_taught]
+        for spec in dear:
+            if split == "eval" or iteration == 0 or not spec.only_teaches:
+                yield self._verification(spec, iteration, cell, split)
+        for spec in students:
+            if iteration == 0 and split == "train":
+                yield self._teaching_set(spec, cell)
+                yield self._student(spec, cell)
+            yield self._verification(spec, iteration, cell, split)
+
+    def _verification(
+        self, spec: VerificationSpec, iteration: int, cell: tuple[str, str], split: Split
+    ) -> Node:
+        method = load_method(spec.method)
+        _refuse_what_changes_nothing(spec, method)
+        verifier = self.verifier(spec, iteration, cell)
+        fields = {
+            "verification": spec.scoring_fields(),
+            "method_version": method.version,
+            "template": _verification_digest(self.task(cell[1]), method, self.model_of(verifier).style),
+            "seed": derive_seed(self.study.seed, "verifications", iteration, split, spec.name),
+        }
+        if spec.only_teaches and split == "train":
+            fields["teaches"] = self.lessons(spec)
+        inputs = {role: self.address(role, iteration, cell, split) for role in ("prompts", "generations")}
+        if method.sees_truth:
+            inputs["utilities"] = self.address("utilities", iteration, cell, split)
+        else:
+            inputs["verifier"] = verifier
+        return self._node(
+            self.address("verifications", iteration, cell, verification_part(split, spec.name)),
+            fields,
+            inputs,
+        )
+
+    def _teaching_set(self, spec: VerificationSpec, cell: tuple[str, str]) -> Node:
+        teacher, method = self.study.verification_named(spec.teacher or ""), load_method(spec.method)
+        _refuse_truth_as_teacher(spec, teacher, self.study.oracle)
+        begins_as = self._begins_as(spec, cell)
+        style = self.model_of(begins_as).style
+        fields = {
+            **self.lesson(spec),
+            "method_version": method.version,
+            "template": _verification_digest(self.task(cell[1]), method, style),
+        }
+        inputs = {role: self.address(role, 0, cell, "train") for role in ("prompts", "generations")}
+        part = verification_part("train", teacher.name)
+        inputs["verifications"] = self.address("verifications", 0, cell, part)
+        if style == "chat":
+            inputs["tokenizer"] = begins_as
+        return self._node(self.taught("teaching_set", spec, cell), fields, inputs)
+
+    def _student(self, spec: VerificationSpec, cell: tuple[str, str]) -> Node:
+        recipe = {} if spec.student is None else spec.student.recipe_fields()
+        fields = {"student": recipe, "seed": derive_seed(self.study.seed, "student")}
+        inputs = {
+            "start_policy": self._begins_as(spec, cell),
+            "teaching_set": self.taught("teaching_set", spec, cell),
+        }
+        return self._node(self.taught("student", spec, cell), fields, inputs)
+
+    def _begins_as(self, spec: VerificationSpec, cell: tuple[str, str]) -> Address:
+        """The base checkpoint that a student is trained from."""
+        return self.verifier(spec.model_copy(update={"budget": 0}), 0, cell)
+
+    def _scorers(self, split: Split) -> list[Scorer]:
+        """Verifications and ensembles that have a score of every generation of a split."""
+        return [
+            spec
+            for spec in self.study.scorers()
+            if split == "eval" or isinstance(spec, EnsembleSpec) or not spec.only_teaches
+        ]
 
     def _probes(self, iteration: int, cell: tuple[str, str]) -> Iterator[Node]:
         """Gold answers and canaries for every verification that calls a policy, on evaluation prompts."""
@@ -303,7 +403,7 @@ class Plan:
             fields = {
                 "verification": spec.scoring_fields(),
                 "method_version": method.version,
-                "template": _verification_digest(task, method, self.study.model(verifier.model or "").style),
+                "template": _verification_digest(task, method, self.model_of(verifier).style),
                 "num_prompts": self.study.probes.num_prompts,
                 "canaries": digest(f"{OPENERS}{INJECTIONS}")[:16],
                 "grader_version": task.grader_version,
@@ -442,6 +542,9 @@ class Plan:
         for cell in self.study.cells():
             if "base_checkpoint" in analysis.reads:
                 yield self.address("base_checkpoint", None, cell)
+            for stage in (stage for stage in analysis.reads if stage in TEACHING_STAGES):
+                for spec in filter(lambda spec: spec.is_taught, self.study.verification):
+                    yield self.taught(stage, spec, cell)
             for iteration in range(self.study.iterations + 1):
                 for split in self.splits(iteration):
                     if split in analysis.splits:
@@ -450,8 +553,10 @@ class Plan:
     def _analysed_rows(
         self, analysis: Analysis, iteration: int, cell: tuple[str, str], split: Split
     ) -> Iterator[Address]:
-        parts = [verification_part(split, spec.name) for spec in self.study.verification]
-        for stage in (stage for stage in analysis.reads if stage != "base_checkpoint"):
+        verified = [spec for spec in self._scorers(split) if isinstance(spec, VerificationSpec)]
+        parts = [verification_part(split, spec.name) for spec in verified]
+        elsewhere = ("base_checkpoint", *TEACHING_STAGES)
+        for stage in (stage for stage in analysis.reads if stage not in elsewhere):
             for part in parts if stage in ("verifications", "gap_metrics") else [split]:
                 yield self.address(stage, iteration, cell, part)
 
@@ -506,7 +611,7 @@ def verification_roles(spec: Scorer, role: str = "verifications") -> dict[str, s
 
 
 def asset_path(address: Address) -> tuple[str, ...]:
-    """What an artifact belongs to in the graph: its stage, and for verifications which of the study's.
+    """What an artifact belongs to in the graph: its stage, and where it is of a verification, of which.
 
     Examples:
         >>> asset_path(Address("s", 0, "verifications", "m", "t", "eval.random"))
@@ -514,7 +619,7 @@ def asset_path(address: Address) -> tuple[str, ...]:
         >>> asset_path(Address("s", 0, "generations", "m", "t", "eval"))
         ('s', 'iteration_0', 'generations')
     """
-    if address.stage != "verifications":
+    if address.stage not in NAMED_STAGES:
         return address.key
     return (*address.key, (address.part or "").partition(".")[2])
 
@@ -558,3 +663,17 @@ def _refuse_what_changes_nothing(spec: VerificationSpec, method: VerificationMet
         )
     if method.sees_truth and spec.verifier != SELF:
         raise ValueError(f"verification {spec.name!r}: method {spec.method} asks no verifier: leave it out")
+    if spec.only_teaches and method.compares:
+        raise ValueError(
+            f"verification {spec.name!r}: the score of {spec.method} is of all responses of a prompt, "
+            "so it cannot verify a few of them: set only_teaches to false"
+        )
+
+
+def _refuse_truth_as_teacher(spec: VerificationSpec, teacher: VerificationSpec, oracle: bool) -> None:
+    """What a student learns from it weights training, sooner or later."""
+    if load_method(teacher.method).sees_truth and not oracle:
+        raise ValueError(
+            f"verification {spec.name!r}: its teacher {teacher.name!r} reads ground truth: say `oracle: "
+            "true` in the study if that bound is meant, or choose another teacher"
+        )

@@ -18,6 +18,7 @@ from si_dagster.store.errors import CorruptArtifact, RecipeDrift, StoreError
 from si_dagster.store.integrity import BEGIN
 from si_dagster.store.layout import Address
 from si_dagster.store.manifest import Manifest
+from si_dagster.store.schemas import POLICIES
 from si_dagster.study import Study
 
 State = Literal["done", "begun", "missing", "stale", "damaged"]
@@ -180,7 +181,7 @@ def _stages(statuses: Iterable[ArtifactStatus]) -> str:
 def _cost(stale: list[ArtifactStatus]) -> str:
     """`14 artifacts (1,360 rows, 2 checkpoints)`."""
     rows = sum(status.manifest.num_rows for status in stale if status.manifest)
-    policies = sum("checkpoint" in status.address.stage for status in stale)
+    policies = sum(status.address.stage in POLICIES for status in stale)
     checkpoints = f", {policies} checkpoint{'s' if policies > 1 else ''}" if policies else ""
     return f"{len(stale)} artifact{'s' if len(stale) > 1 else ''} ({rows:,} rows{checkpoints})"
 

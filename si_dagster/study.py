@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 SELF = "self"
 BASE = "base"
+CHEAP = "cheap"
+"""The verification method whose verifier is distilled from another verification of the study."""
 DEFAULT_KS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -148,15 +150,46 @@ class GenerationSpec(Spec):
     """Sampling seed; default: the seed of the study."""
 
 
+class OptimisationSpec(Spec):
+    """How weights are fitted; TRL's SFTConfig and DPOConfig names."""
+
+    learning_rate: float = Field(default=3e-4, gt=0)
+    num_train_epochs: float = Field(default=1.0, gt=0)
+    max_steps: int = Field(default=-1, ge=-1)
+    """Optimiser steps; -1: as many as `num_train_epochs` needs."""
+    per_device_train_batch_size: int = Field(default=64, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_length: int = Field(default=1024, ge=8)
+
+
+class StudentSpec(OptimisationSpec):
+    """How the student of a cheap verification is fitted to the teacher's score differences."""
+
+    num_train_epochs: float = Field(default=8.0, gt=0)
+    """Passes over the few verifications that the budget buys."""
+    per_device_train_batch_size: int = Field(default=16, ge=1)
+    """Prompts a step, each with all its compared responses."""
+
+    def recipe_fields(self) -> dict[str, Any]:
+        """What changes the weights that come out."""
+        return self.model_dump(mode="json", exclude={"num_train_epochs"} if self.max_steps > 0 else set())
+
+
 class VerificationSpec(Spec):
     """One verification: a method carried out by a verifier policy."""
 
     method: str = "multiple_choice"
     """Name in the catalogue of verification methods."""
     name: str = ""
-    """How the study refers to it; default: the method, with `-by-<verifier>` where that is not `self`."""
+    """How the study refers to it; default: the method, for `cheap` with `-of-<teacher>`, and with
+    `-by-<verifier>` where that is not `self`."""
     verifier: str = SELF
-    """`self` (the generator of the iteration), `base` (its f_0) or the name of another model of the study."""
+    """`self` (the generator of the iteration), `base` (its f_0) or the name of another model of the study.
+    For `cheap` the model whose base the student begins as."""
     num_verifications: int = Field(default=1, ge=1)
     """Verifications a response, M; the proxy utility is their mean."""
     temperature: float | None = Field(default=None, ge=0)
@@ -168,16 +201,50 @@ class VerificationSpec(Spec):
     on_unparsed: Literal["reject", "neutral", "resample"] = "reject"
     """A response without a readable verification gets weight 0, or the mean score of its prompt; `resample`
     first draws every unreadable reply again, three times at most, and then rejects."""
+    only_teaches: bool = False
+    """Of the training prompts verify no more than the students of this verification learn from. It then has
+    no gap on training prompts and weights none; on evaluation prompts it verifies as ever."""
+    teacher: str | None = None
+    """`cheap` alone: the verification of the study whose score differences the student learns."""
+    budget: int | None = Field(default=None, ge=0)
+    """`cheap` alone: responses of training prompts, in all, that the student sees the teacher's score of; a
+    list makes a verification of each, named `<name>-<budget>`. 0: the student as it begins, untaught."""
+    responses_per_prompt: int | None = Field(default=None, ge=2)
+    """`cheap` alone: how many responses of one prompt the budget is spent on; all are compared with each
+    other. Default 4."""
+    student: StudentSpec | None = None
+    """`cheap` alone: how the student is fitted."""
 
     @model_validator(mode="before")
     @classmethod
-    def _default_name(cls, data: Any) -> Any:
+    def _defaults(cls, data: Any) -> Any:
         if isinstance(data, str):
             data = {"method": data}
         if isinstance(data, dict) and not data.get("name"):
-            method, verifier = data.get("method", "multiple_choice"), data.get("verifier", SELF)
-            data = {**data, "name": method if verifier == SELF else f"{method}-by-{verifier}"}
+            data = {**data, "name": _default_name(data)}
+        if isinstance(data, dict) and data.get("method") == CHEAP:
+            data = {"budget": 256, "responses_per_prompt": 4, "student": {}, **data}
         return data
+
+    @model_validator(mode="after")
+    def _fields_of_a_student(self) -> Self:
+        given = [
+            n
+            for n in ("teacher", "budget", "responses_per_prompt", "student")
+            if getattr(self, n) is not None
+        ]
+        if self.method != CHEAP and given:
+            raise ValueError(f"{given[0]} goes with method {CHEAP}, not with {self.method}")
+        if self.method == CHEAP and self.teacher is None:
+            raise ValueError(f"method {CHEAP} needs `teacher`, the verification whose scores it learns")
+        if self.budget == 1:
+            raise ValueError("budget: a single verification makes no comparison; give 2 or more, or 0")
+        return self
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether a student has to be trained for it."""
+        return self.method == CHEAP and bool(self.budget)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -312,7 +379,7 @@ class LoraSpec(Spec):
     """Names of modules; `all-linear` is every linear layer but the output head."""
 
 
-class DistillationSpec(Spec):
+class DistillationSpec(OptimisationSpec):
     """How f_t becomes f_{t+1}; TRL's SFTConfig and DPOConfig names."""
 
     method: Literal["sft", "dpo", "rpo", "sharpening_dpo"] = "sft"
@@ -320,17 +387,6 @@ class DistillationSpec(Spec):
     arXiv 2404.19733): on pairs of an accepted and a rejected generation of one prompt. `sharpening_dpo`
     (arXiv 2412.01951): pairs of any two, whose score difference is regressed on."""
     start_from: Literal["base", "previous"] = "previous"
-    learning_rate: float = Field(default=3e-4, gt=0)
-    num_train_epochs: float = Field(default=1.0, gt=0)
-    max_steps: int = Field(default=-1, ge=-1)
-    """Optimiser steps; -1: as many as `num_train_epochs` needs."""
-    per_device_train_batch_size: int = Field(default=64, ge=1)
-    gradient_accumulation_steps: int = Field(default=1, ge=1)
-    warmup_steps: int = Field(default=0, ge=0)
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    max_length: int = Field(default=1024, ge=8)
     replay_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of training rows that replay pre-training verification text (pico models only); a small policy
     tuned on answers alone forgets how to verify."""
@@ -449,6 +505,13 @@ class Study(Spec):
     analysis: AnalysisSpec = AnalysisSpec()
     price: PriceSpec | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_student_a_budget(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("verification"), list | tuple):
+            return data
+        return {**data, "verification": [e for entry in data["verification"] for e in _of_each_budget(entry)]}
+
     @field_validator("name")
     @classmethod
     def _name_is_a_folder(cls, name: str) -> str:
@@ -468,6 +531,7 @@ class Study(Spec):
         ):
             _refuse_bad_names(what, names)
         self._refuse_strange_members()
+        self._refuse_strange_teachers()
         _refuse_names_of_one_step([verification.name for verification in self.verification])
         model_names = {model.name for model in self.models}
         if reserved := model_names & {SELF, BASE}:
@@ -480,7 +544,7 @@ class Study(Spec):
                     f"verification.{index}.verifier: {verification.verifier!r} is not "
                     f"{SELF!r}, {BASE!r} or a model of this study ({', '.join(sorted(model_names))})"
                 )
-        self.weighting_verification()
+        self._refuse_weights_of_what_only_teaches()
         self._refuse_k_above_n()
         self._refuse_pairs_without_rejected()
         self._refuse_joint_policies_of_several_bases()
@@ -496,6 +560,39 @@ class Study(Spec):
                     f"ensembles.{index}.members: {strange[0]!r} is no verification of this study "
                     f"({', '.join(known)})"
                 )
+
+    def _refuse_strange_teachers(self) -> None:
+        dear = [spec.name for spec in self.verification if spec.method != CHEAP]
+        for index, spec in enumerate(self.verification):
+            where = f"verification.{index}"
+            if spec.method == CHEAP and spec.teacher not in dear:
+                fault = "is cheap itself" if spec.teacher in self._names() else "is none of this study"
+                known = f"; it can be one of: {', '.join(dear)}" if dear else ""
+                raise ValueError(f"{where}.teacher: {spec.teacher!r} {fault}{known}")
+            if spec.is_taught and self.iterations == 0:
+                raise ValueError(
+                    f"{where}: a student learns on training prompts, and iterations: 0 has none; "
+                    "set iterations to 1 or more, or budget to 0"
+                )
+            if spec.only_teaches and not self.students_of(spec.name):
+                raise ValueError(f"{where}.only_teaches: no student of this study learns from {spec.name!r}")
+
+    def _refuse_weights_of_what_only_teaches(self) -> None:
+        """Its training prompts are not verified but for a few, so there is nothing to weight them by."""
+        for scorer in (self.weighting_verification(), *self.ensembles):
+            idle = [name for name in scorer.sources if self.verification_named(name).only_teaches]
+            if idle:
+                raise ValueError(
+                    f"verification {idle[0]!r} says only_teaches, so {scorer.name!r} has no scores of most "
+                    "training prompts: set only_teaches to false, or let another verification weight training"
+                )
+
+    def _names(self) -> list[str]:
+        return [verification.name for verification in self.verification]
+
+    def students_of(self, teacher: str) -> tuple[VerificationSpec, ...]:
+        """The cheap verifications whose students learn from that verification."""
+        return tuple(spec for spec in self.verification if spec.is_taught and spec.teacher == teacher)
 
     def _refuse_joint_policies_of_several_bases(self) -> None:
         """A pre-trained base is of one task, and so is its text."""
@@ -599,6 +696,33 @@ class Study(Spec):
     def sampling_seed(self) -> int:
         """`generation.seed`, or the seed of the study."""
         return self.seed if self.generation.seed is None else self.generation.seed
+
+
+def _default_name(verification: Mapping[str, Any]) -> str:
+    """The name of a verification that has none, from its fields as written.
+
+    Examples:
+        >>> _default_name({"method": "cheap", "teacher": "cot_score", "verifier": "small"})
+        'cheap-of-cot_score-by-small'
+    """
+    method, verifier = verification.get("method", "multiple_choice"), verification.get("verifier", SELF)
+    taught = f"-of-{verification['teacher']}" if method == CHEAP and verification.get("teacher") else ""
+    return f"{method}{taught}" + ("" if verifier == SELF else f"-by-{verifier}")
+
+
+def _of_each_budget(verification: Any) -> list[Any]:
+    """A cheap verification as written with several budgets stands for one of each.
+
+    Examples:
+        >>> verification = {"method": "cheap", "teacher": "mc", "budget": [0, 64]}
+        >>> [each["name"] for each in _of_each_budget(verification)]
+        ['cheap-of-mc-0', 'cheap-of-mc-64']
+    """
+    budgets = verification.get("budget") if isinstance(verification, dict) else None
+    if not isinstance(budgets, list | tuple) or not budgets:
+        return [verification]
+    name = verification.get("name") or _default_name(verification)
+    return [{**verification, "budget": budget, "name": f"{name}-{budget}"} for budget in budgets]
 
 
 def _refuse_names_of_one_step(names: Sequence[str]) -> None:

@@ -69,6 +69,7 @@ ANALYSES = {
         Analysis("ablations", ("utilities", "verifications")),
         Analysis("slices", ("prompts", "utilities", "verifications")),
         Analysis("other_gaps", ("utilities", "verifications")),
+        Analysis("cheap_verifier", ("utilities", "verifications", "teaching_set", "student")),
     )
 }
 """Name -> analysis, in the order of the report."""

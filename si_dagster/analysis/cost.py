@@ -129,6 +129,7 @@ def _makes_training_rows(cost: dict[str, Any]) -> bool:
         "generations",
         "utilities",
         "verifications",
+        "student",
         "filtered_set",
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from si_dagster.core.intervals import Interval, bootstrap_ratio, percentile_interval, resampled_sums
 from si_dagster.core.samples import (
+    blocks_of_equal_size,
     divide_or_nan,
     mean_or_nan,
     offsets_of_subset,
@@ -68,11 +69,49 @@ def correlation_per_prompt(a: np.ndarray, b: np.ndarray, offsets: np.ndarray) ->
         >>> correlation_per_prompt(a, b, np.array([0, 2, 4]))
         1.0
     """
+    return mean_or_nan(correlation_of_each_prompt(a, b, offsets))
+
+
+def correlation_of_each_prompt(a: np.ndarray, b: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Spearman correlation within each prompt, NaN where it is undefined; shape (num_prompts,)."""
     known = ~(np.isnan(a) | np.isnan(b))
     offsets = offsets_of_subset(known, offsets)
     a, b = (ranks_per_prompt(values[known], offsets) for values in (a, b))
     moments = [sum_per_prompt(values, offsets) for values in (np.ones(a.size), a, b, a * a, b * b, a * b)]
-    return mean_or_nan(_correlation_of(np.column_stack(moments)))
+    return _correlation_of(np.column_stack(moments))
+
+
+def pair_agreement(teacher: np.ndarray, student: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Share of the pairs of a prompt that the teacher tells apart which the student orders as it does.
+
+    A pair that the student scores alike counts half; one that either has no score of, not at all. 2 p - 1 is
+    Somers' D, and Kendall's tau where neither has ties; 1/2 is chance.
+
+    Args:
+        teacher: Scores, NaN if unparsed; shape (num_samples,).
+        student: The same samples.
+        offsets: Shape (num_prompts + 1,).
+
+    Returns:
+        NaN where the teacher tells no pair apart; shape (num_prompts,).
+
+    Examples:
+        Of 1 < 2, 1 < 3 and 2 < 3 the student agrees with one, is undecided on one and wrong on one:
+
+        >>> teacher, student = np.array([1.0, 2.0, 3.0]), np.array([5.0, 9.0, 5.0])
+        >>> pair_agreement(teacher, student, np.array([0, 3])).tolist()
+        [0.5]
+    """
+    agreed, told_apart = np.zeros(len(offsets) - 1), np.zeros(len(offsets) - 1)
+    for prompts, rows in blocks_of_equal_size(offsets):
+        dear, cheap = teacher[rows], student[rows]
+        for j in range(rows.shape[1] - 1):
+            signs = np.sign(dear[:, j + 1 :] - dear[:, j, None])
+            same = signs * np.sign(cheap[:, j + 1 :] - cheap[:, j, None])
+            counted = (signs != 0) & ~np.isnan(same)
+            agreed[prompts] += np.where(counted, (same + 1.0) / 2.0, 0.0).sum(axis=1)
+            told_apart[prompts] += counted.sum(axis=1)
+    return divide_or_nan(agreed, told_apart)
 
 
 def jaccard(

@@ -277,6 +277,41 @@ _OTHER_GAPS = TableStage(
     ("iteration", "model", "task", "verification", "meaning"),
 )
 
+_CHEAP_VERIFIER = TableStage(
+    "cheap_verifier",
+    "cheap_verifier",
+    "One student beside its teacher, on evaluation prompts.",
+    (
+        *_CELL,
+        Column("verification", "string", "Name of the cheap verification in the study."),
+        Column("teacher", "string", "Name of the verification it was taught by."),
+        Column("budget", "int", "Responses whose score by the teacher it may have seen; 0: untaught."),
+        Column("num_teacher_verifications", "int", "Verifications by the teacher that were spent on it."),
+        Column("num_comparisons", "int", "Pairs of responses of one prompt among them."),
+        *interval_columns(
+            "pair_agreement",
+            "Share of the pairs of a prompt that the teacher tells apart which the student orders alike, "
+            "ties of the student half; mean over prompts. Chance is 1/2.",
+        ),
+        *interval_columns("spearman", "Spearman correlation within the prompt; mean over prompts."),
+        *interval_columns(
+            "auroc", "Chance that a right sample outscores a wrong one by the student, within the prompt."
+        ),
+        *interval_columns("over_teacher", "That less the same by the teacher, paired by prompt."),
+        Column("teacher_flops", "float", "FLOPs of the teacher's verifications it was taught with.", True),
+        Column("training_flops", "float", "6 N a token of its training.", True),
+        Column("training_seconds", "float", "Of its training.", True),
+        Column(
+            "relative_cost",
+            "float",
+            "FLOPs of the student a response over those of the teacher; null if unknown.",
+            True,
+        ),
+        _NUM_PROMPTS,
+    ),
+    ("iteration", "model", "task", "verification"),
+)
+
 ANALYSIS_TABLES = (
     _THRESHOLD_SWEEP,
     _CROSS_VERIFICATION,
@@ -289,5 +324,6 @@ ANALYSIS_TABLES = (
     _ABLATIONS,
     _SLICES,
     _OTHER_GAPS,
+    _CHEAP_VERIFIER,
 )
 """In the order of the report."""

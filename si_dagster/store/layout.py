@@ -31,6 +31,7 @@ ANALYSES = (
     "ablations",
     "slices",
     "other_gaps",
+    "cheap_verifier",
 )
 """Stages that follow the loop and lie together, below `<study>/analysis/`."""
 

@@ -117,6 +117,22 @@ _VERIFICATIONS = TableStage(
     ("verification_id",),
 )
 
+_TEACHING_SET = TableStage(
+    "teaching_set",
+    "teaching_sets",
+    "One response whose score by a dear verification a student learns from.",
+    (
+        _GENERATION,
+        _PROMPT_ID,
+        _SAMPLE,
+        Column("question", "string", "The very text that the student reads."),
+        Column("teacher", "string", "Name of the verification in the study that it learns from."),
+        Column("num_verifications", "int", "Verifications by the teacher; their ids begin with both names."),
+        Column("proxy_utility", "float", "Mean score of those that could be read."),
+    ),
+    ("generation_id",),
+)
+
 _PROBES = TableStage(
     "probes",
     "probes",
@@ -225,7 +241,8 @@ _CHECKPOINT_FILES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 TABLES: dict[str, TableStage] = {
     table.name: table
     for table in (
-        *(_PROMPTS, _GENERATIONS, _UTILITIES, _VERIFICATIONS, _PROBES, _FILTERED_SET, _GAP_METRICS),
+        *(_PROMPTS, _GENERATIONS, _UTILITIES, _VERIFICATIONS, _TEACHING_SET, _PROBES),
+        *(_FILTERED_SET, _GAP_METRICS),
         *ANALYSIS_TABLES,
     )
 }
@@ -235,6 +252,11 @@ FILES: dict[str, FileStage] = {
     stage.name: stage
     for stage in (
         FileStage("base_checkpoint", "f_0: config, safetensors, tokenizer, result.json.", _CHECKPOINT_FILES),
+        FileStage(
+            "student",
+            "Verifier of a cheap verification: config, safetensors, tokenizer, result.json.",
+            _CHECKPOINT_FILES,
+        ),
         FileStage("checkpoint", "f_{t+1}: config, safetensors, tokenizer, result.json.", _CHECKPOINT_FILES),
         FileStage(
             "report",
@@ -246,7 +268,7 @@ FILES: dict[str, FileStage] = {
 }
 """Stages that are folders of files."""
 
-POLICIES = ("base_checkpoint", "checkpoint")
+POLICIES = ("base_checkpoint", "student", "checkpoint")
 """Stages whose artifact is a policy."""
 
 

@@ -125,9 +125,10 @@ def read_rows(spec: FineTuningSpec, columns: list[str]) -> list[pl.DataFrame]:
 
 def _refuse_nothing(examples: Examples, spec: FineTuningSpec) -> None:
     if not examples.rows:
+        bound = f"{spec.recipe_name}.max_length = {spec.distillation.max_length} tokens"
         raise ValueError(
-            f"nothing to train on: all {examples.num_read} rows are longer than distillation.max_length = "
-            f"{spec.distillation.max_length} tokens (prompt, completion and end together); raise it"
+            f"nothing to train on: all {examples.num_read} rows are longer than {bound} (prompt, completion "
+            "and end together); raise it"
         )
 
 
@@ -228,7 +229,7 @@ def _callback(spec: FineTuningSpec, report: Reporter) -> Any:
             if not math.isfinite(logs["loss"]):
                 raise ValueError(
                     f"the loss of step {state.global_step} is {logs['loss']}: lower "
-                    f"distillation.learning_rate (now {spec.distillation.learning_rate:g}) "
+                    f"{spec.recipe_name}.learning_rate (now {spec.distillation.learning_rate:g}) "
                     "or set the trainer's bf16 to false"
                 )
             report.step("fine-tuning", state.global_step, state.max_steps, logs["loss"])

@@ -110,12 +110,16 @@ class FineTuningSpec(TrainingSpec):
     """Checkpoint to start from; for preference methods also the reference."""
     train_files: list[Path]
     """Parquet with columns prompt, completion, weight; for pairs also rejected_completion, proxy_utility and
-    rejected_proxy_utility."""
+    rejected_proxy_utility; for a student prompt_id, question, proxy_utility."""
     further_files: list[list[Path]] = []
     """The same of the other tasks of a joint policy, one list each."""
     replay_files: list[list[Path]] = []
     """The same of earlier iterations, one list each."""
     distillation: DistillationSpec
+    recipe_name: str = "distillation"
+    """What the study calls that recipe; named in messages."""
+    labels: tuple[str, ...] = ()
+    """Verdict labels (correct, incorrect) whose log-odds are a student's score."""
     execution: Execution = Execution()
     trust_remote_code: bool = False
     work_dir: Path | None = None

@@ -114,6 +114,8 @@ class VerificationMethod(ABC):
     """Whether replies are drawn, so that the sampling fields of the study mean something."""
     calls_verifier: ClassVar[bool] = True
     """Whether a policy is needed at all."""
+    compares: ClassVar[bool] = False
+    """Whether a score depends on the other responses to the prompt, which must be handed in with it."""
     sees_truth: ClassVar[bool] = False
     """Whether items come with their true utility: the oracle, which bounds all others."""
     accepts_from: ClassVar[float | None] = None

@@ -8,6 +8,7 @@ from importlib import import_module
 from si_dagster.verification.base import VerificationMethod
 
 METHOD_CLASSES = {
+    "cheap": ("si_dagster.verification.cheap", "Cheap"),
     "cot_binary": ("si_dagster.verification.cot_binary", "CotBinary"),
     "cot_score": ("si_dagster.verification.cot_score", "CotScore"),
     "log_likelihood": ("si_dagster.verification.log_likelihood", "LogLikelihood"),
@@ -47,8 +48,8 @@ def load_method(name: str) -> VerificationMethod:
         Traceback (most recent call last):
         ...
         si_dagster.verification.catalogue.UnknownMethodError: no verification method 'coin': allowed are \
-cot_binary, cot_score, log_likelihood, log_likelihood_normalised, majority_vote, multiple_choice, oracle, \
-random, tournament, tournament_swapped
+cheap, cot_binary, cot_score, log_likelihood, log_likelihood_normalised, majority_vote, multiple_choice, \
+oracle, random, tournament, tournament_swapped
     """
     if name not in METHOD_CLASSES:
         raise UnknownMethodError(f"no verification method {name!r}: allowed are {', '.join(method_names())}")

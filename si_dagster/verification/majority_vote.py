@@ -24,6 +24,7 @@ class MajorityVote(UnaskedMethod):
     version: ClassVar[str] = "1"
 
     calls_verifier: ClassVar[bool] = False
+    compares: ClassVar[bool] = True
 
     def scores(self, batch: Batch) -> Iterable[float | None]:
         """See `UnaskedMethod.scores`.

@@ -29,13 +29,17 @@ class MultipleChoice(SingleAnswerMethod):
         # Sorted, so that questions with a common beginning are neighbours and the engine reads it once.
         asked = sorted(set(questions))
         labels = batch.task.verdict_labels(batch.style)
-        scores = correct_shares(batch.verifier.label_logprobs(asked, labels))
+        scores = self.scores(batch.verifier.label_logprobs(asked, labels))
         score_of = dict(zip(asked, scores.tolist(), strict=True))
         return [
             self._judgement(item.generation_id, index, score_of[question])
             for item, question in zip(batch.items, questions, strict=True)
             for index in range(batch.num_verifications)
         ]
+
+    def scores(self, logprobs: np.ndarray) -> np.ndarray:
+        """The score of each question, from nats of the labels (correct, incorrect)."""
+        return correct_shares(logprobs)
 
     def _judgement(self, generation_id: str, index: int, score: float) -> Judgement:
         verdict = "correct" if score >= 0.5 else "incorrect"

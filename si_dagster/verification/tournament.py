@@ -80,6 +80,7 @@ class Tournament(VerificationMethod):
     name: ClassVar[str] = "tournament"
     version: ClassVar[str] = "1"
     samples: ClassVar[bool] = True
+    compares: ClassVar[bool] = True
     both_orders: ClassVar[bool] = False
 
     def question(self, task: Task, row: TaskRow, completion: str, style: PromptStyle) -> str:

@@ -9,6 +9,7 @@ from si_dagster.core.overlap import (
     correlation_per_prompt,
     jaccard,
     jaccard_by_chance,
+    pair_agreement,
     ranks_of_all,
 )
 
@@ -60,3 +61,23 @@ def test_nothing_kept_and_nothing_read_are_unknown() -> None:
     assert np.isnan(jaccard_by_chance(none, none, offsets))
     unread = np.full(16, np.nan)
     assert np.isnan(correlation(unread, unread, offsets, *HOW).estimate)
+
+
+def test_pair_agreement_is_kendalls_tau_without_ties_and_somers_d_with_them() -> None:
+    rng = np.random.default_rng(0)
+    offsets = np.array([0, 6, 6, 13, 14])
+    teacher, student = rng.normal(size=14), rng.normal(size=14)
+    found = pair_agreement(teacher, student, offsets)
+    for i in (0, 2):
+        part = slice(offsets[i], offsets[i + 1])
+        assert 2 * found[i] - 1 == pytest.approx(stats.kendalltau(teacher[part], student[part]).statistic)
+    assert np.isnan(found[[1, 3]]).all()
+    teacher, student = np.round(teacher), np.round(student)
+    rows = slice(0, 6)
+    expected = stats.somersd(teacher[rows], student[rows]).statistic
+    assert 2 * pair_agreement(teacher, student, offsets)[0] - 1 == pytest.approx(expected)
+
+
+def test_pairs_with_an_unread_score_are_not_counted() -> None:
+    teacher, student = np.array([1.0, 2.0, np.nan, 3.0]), np.array([1.0, 2.0, 9.0, np.nan])
+    assert pair_agreement(teacher, student, np.array([0, 4])).tolist() == [1.0]

@@ -73,7 +73,9 @@ def test_nothing_to_verify(name: str) -> None:
     assert judged(name, []) == []
 
 
-@pytest.mark.parametrize("name", [*(n for n in ASKING if n != "multiple_choice"), "majority_vote"])
+@pytest.mark.parametrize(
+    "name", [*(n for n in ASKING if n not in ("multiple_choice", "cheap")), "majority_vote"]
+)
 def test_a_task_without_what_a_method_needs_is_named_with_it(name: str) -> None:
     with pytest.raises(UnaskableError, match=f"{name} cannot be used on task plain"):
         judged(name, items_of(["2", "3"]), task=Plain())
@@ -96,6 +98,7 @@ def test_data_set_tasks_have_balanced_questions_for_every_asking_method(name, ta
         "cot_binary": ("\nVerdict: correct\n", "\nVerdict: incorrect\n"),
         "cot_score": ("\nScore: 10\n", "\nScore: 1\n"),
     }
+    name = "multiple_choice" if name == "cheap" else name  # it asks the same
     if (name, style) == ("multiple_choice", "chat"):
         pairs[name] = ("\nassistant:\ncorrect\n", "\nassistant:\nincorrect\n")
     right, wrong = pairs.get(name, ("\nWinner: A\n", "\nWinner: B\n"))
@@ -138,7 +141,8 @@ def study(*methods: str | dict, task: str = "gsm8k"):
 
 
 def test_the_plan_knows_every_method() -> None:
-    plan = Plan(study("multiple_choice", *(name for name in method_names() if name != "multiple_choice")))
+    taught = {"method": "cheap", "teacher": "cot_score"}
+    plan = Plan(study(*(name for name in method_names() if name != "cheap"), taught))
     verifications = [n for n in plan.nodes.values() if n.address.stage == "verifications"]
     templates = {n.fields["verification.method"]: n.fields["template"] for n in verifications}
     assert set(templates) == set(method_names())

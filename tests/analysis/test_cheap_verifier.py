@@ -1,0 +1,58 @@
+"""Students beside a teacher of known quality: agreement, AUROC and the plot."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from analysis.made_up import drawn, noisy, scored, stored, study
+
+from si_dagster.analysis import cheap_verifier
+from si_dagster.store.artifacts import Store
+from si_dagster.store.layout import Address
+from si_dagster.store.schemas import TABLES
+
+METHODS = ["cot_score", {"method": "cheap", "teacher": "cot_score", "budget": [0, 16, 64]}]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory):
+    """Students that copy the teacher the better the more they were taught."""
+    of = study(METHODS)
+    utilities = drawn(60, 8, seed=0)
+    teacher = noisy(utilities, 0.5, seed=1)
+    students = {
+        "cheap-of-cot_score-0": np.random.default_rng(2).normal(size=teacher.shape),
+        "cheap-of-cot_score-16": teacher + np.random.default_rng(3).normal(size=teacher.shape),
+        "cheap-of-cot_score-64": np.exp(teacher),
+    }
+    home: Path = tmp_path_factory.mktemp("home")
+    data = stored(home, of, scored(of, utilities, {"cot_score": teacher, **students}))
+    return TABLES["cheap_verifier"].filled(cheap_verifier.rows(data))
+
+
+def test_agreement_rises_with_the_budget_and_a_monotone_copy_agrees_wholly(rows) -> None:
+    by_budget = {row["budget"]: row for row in rows.to_dicts()}
+    assert list(by_budget) == [0, 16, 64]
+    assert by_budget[0]["pair_agreement_low"] < 0.5 < by_budget[0]["pair_agreement_high"]
+    assert by_budget[0]["pair_agreement_high"] < by_budget[16]["pair_agreement_low"]
+    assert by_budget[64]["pair_agreement"] == by_budget[64]["spearman"] == pytest.approx(1.0)
+    assert by_budget[64]["over_teacher"] == pytest.approx(0.0)
+    assert by_budget[0]["over_teacher_high"] < 0
+    assert by_budget[64]["auroc"] > 0.8
+
+
+def test_the_plot_has_every_budget_in_order_with_its_interval(rows) -> None:
+    chart = json.dumps(cheap_verifier.chart(rows).to_dict())
+    assert '"sort": ["0", "16", "64"]' in chart
+    assert "value_low" in chart
+    assert [row["budget"] for row in cheap_verifier.shown(rows)] == ["0", "16", "64"]
+
+
+def test_a_study_without_students_says_nothing(tmp_path: Path) -> None:
+    of = study()
+    utilities = drawn(8, 4, seed=0)
+    data = stored(tmp_path, of, scored(of, utilities, {"multiple_choice": noisy(utilities, 0.5, seed=1)}))
+    assert cheap_verifier.rows(data).is_empty()
+    assert cheap_verifier.shown(TABLES["cheap_verifier"].filled(cheap_verifier.rows(data))) == []
+    assert Store(tmp_path).manifest(Address(of.name, None, "cheap_verifier")) is None
