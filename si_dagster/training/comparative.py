@@ -5,8 +5,8 @@
 s is the student's score, log P(correct) - log P(incorrect) of the verdict labels; t the teacher's; scale the
 root mean square of the teacher's differences over all pairs (ours), so that one learning rate serves scores
 of any unit and a student that says nothing has loss 1. After "Comparative Knowledge Distillation" (arXiv
-2311.02253), which compares any two inputs; here only responses to one prompt are compared (ours), since
-levels of prompts are not what a filter lives on. k scores of a prompt give k (k - 1) / 2 pairs from k
+2311.02253), which compares samples of a data set; here responses to one prompt alone are compared (ours),
+since a filter chooses among those. k scores of a prompt give k (k - 1) / 2 pairs from k
 readings. It chooses no responses and asks no teacher (`stages.teaching_set`), and reads no utilities.
 
     python -m si_dagster.training.comparative SPEC.json
