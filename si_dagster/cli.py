@@ -328,6 +328,29 @@ def sweep(
         console.print(" ".join(threshold_sweep.READING.split()), soft_wrap=True, highlight=False)
 
 
+@app.command("analysis")
+def analysis_table(
+    study: StudyArgument,
+    name: Annotated[str, typer.Argument(help="One that `run` makes: slices, scaling, ...")],
+    overrides: Overrides = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The table of one analysis, from stored rows; docs/analysis.md says how each number is made."""
+    from si_dagster import stored
+    from si_dagster.analysis.catalogue import ANALYSES
+    from si_dagster.store.artifacts import Store
+
+    if name not in ANALYSES:
+        raise ValueError(f"no analysis {name!r}; there are: {', '.join(ANALYSES)}")
+    rows = stored.analysis_rows(stored.find_stored(study, overrides or []), name, Store())
+    if as_json:
+        _print_json(rows.to_dicts())
+        return
+    module = ANALYSES[name].load()
+    _print_rows(module.shown(rows), title=f"{study}: {module.TITLE.lower()}")
+    console.print(" ".join(module.READING.split()), soft_wrap=True, highlight=False, markup=False)
+
+
 @app.command("sharpening")
 def sharpening_table(
     study: StudyArgument,

@@ -69,6 +69,16 @@ def test_sweep_prints_what_is_stored(finished: Path) -> None:
     assert "adjusted by Holm" in shown.stdout
 
 
+def test_any_analysis_can_be_printed_and_an_unknown_one_is_told(finished: Path) -> None:
+    shown = run_cli(finished, "analysis", "mini", "verifier_quality")
+    assert shown.returncode == 0, shown.stderr
+    assert "AUROC" in shown.stdout
+    assert "AUROC is within prompts" in shown.stdout  # how to read it
+    refused = run_cli(finished, "analysis", "mini", "verifier_qualities")
+    assert refused.returncode == 1
+    assert "there are: threshold_sweep, cross_verification" in refused.stderr
+
+
 def test_a_lower_quantile_only_adds_training_rows(finished: Path) -> None:
     """mini keeps the best quarter: every row of it is among the best half."""
     done = run_cli(finished, "sweep", "mini", "--weighting", "q=0.5", "--json")
