@@ -111,13 +111,20 @@ def _automation(nodes: Sequence[Node]) -> dg.AutomationCondition:
 
 
 def analysis_asset(plan: Plan, name: str) -> dg.AssetsDefinition:
-    """One analysis: of all cells and iterations there are, whenever one is new."""
+    """One analysis: of all cells and iterations there are, whenever one is new.
+
+    In the graph it stands behind the gap of each iteration, which descends from all that it reads: an edge
+    from every stage to every analysis would hide the loop. What it read is in its manifest and the lineage.
+    """
     study = plan.study
     address = Address(study.name, None, name)
 
     @dg.asset(
         key=asset_key(study, name, None),
-        deps=dict.fromkeys(dg.AssetKey(asset_path(source)) for source in plan.nodes[address].inputs.values()),
+        deps=[
+            dg.AssetDep(asset_key(study, "gap_metrics", iteration), metadata={"si/edge": "summary"})
+            for iteration in range(study.iterations + 1)
+        ],
         group_name=group_name(study, None, "analysis"),
         description=ANALYSES[name].load().CARD,
         kinds={"numpy", "altair", "parquet"},

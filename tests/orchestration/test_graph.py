@@ -10,7 +10,8 @@ import pytest
 from assets.stage_asset import planned
 from si_dagster.analysis.catalogue import ANALYSES
 from si_dagster.definitions import definitions
-from si_dagster.plan import TRUTH_STAGES, Plan
+from si_dagster.plan import TRUTH_STAGES, Plan, asset_path
+from si_dagster.store.layout import Address
 from si_dagster.study import Study, load_study, parse_study
 from si_dagster.tasks.base import TaskDataError
 from si_dagster.tasks.sudoku4 import Sudoku4
@@ -50,6 +51,19 @@ def test_analyses_lead_to_the_report_alone(graph: dg.Definitions) -> None:
     assert sorted(lines) == sorted(
         f"quickstart/analysis/{name} -> quickstart/report (input)" for name in ANALYSES
     )
+
+
+def test_analyses_stand_behind_the_gaps_which_descend_from_all_they_read(graph: dg.Definitions) -> None:
+    """One edge an iteration in the graph; the plan, and so the lineage, has every artifact that is read."""
+    plan, graph_lines = Plan(QUICKSTART), edge_lines(graph)
+    gaps = {f"quickstart/iteration_{t}/gap_metrics" for t in range(QUICKSTART.iterations + 1)}
+    behind = set().union(*(data_ancestors(graph_lines, gap) for gap in gaps))
+    for name in ANALYSES:
+        own = f"quickstart/analysis/{name}"
+        lines = [line for line in graph_lines if f"-> {own} " in line]
+        assert lines == [f"{gap} -> {own} (summary)" for gap in sorted(gaps)]
+        read = plan.nodes[Address("quickstart", None, name)].inputs.values()
+        assert {"/".join(asset_path(source)) for source in read} <= behind
 
 
 def test_keys_are_unrolled_and_grouped_by_iteration(graph: dg.Definitions) -> None:
