@@ -79,7 +79,10 @@ def sweep_rows(held_out: ScoredSamples, train: ScoredSamples | None) -> pl.DataF
     """The sweep of one iteration of one model on one task; `train` is `None` in the last iteration."""
     choosing = choosing_half(len(held_out.offsets) - 1, held_out.study.seed)
     taus = global_thresholds(held_out.scores)
+    # What only teaches has no scores of training prompts: ensembles of all have other members there.
+    alike = {spec.name for spec in held_out.scorers if train is not None and spec in train.scorers}
     differences = {} if train is None else training_differences(train, taus)
+    differences = {key: counts for key, counts in differences.items() if key[1] in alike}
     rows = [
         row | differences.get((row["kind"], row["verification"], row["rule"], row["quantile"]), {})
         for candidate in candidates(held_out, taus)

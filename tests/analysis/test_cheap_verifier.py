@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from analysis.made_up import drawn, noisy, scored, stored, study
 
-from si_dagster.analysis import cheap_verifier
+from si_dagster.analysis import cheap_verifier, threshold_sweep
 from si_dagster.store.artifacts import Store
 from si_dagster.store.layout import Address
 from si_dagster.store.schemas import TABLES
@@ -56,3 +56,21 @@ def test_a_study_without_students_says_nothing(tmp_path: Path) -> None:
     assert cheap_verifier.rows(data).is_empty()
     assert cheap_verifier.shown(TABLES["cheap_verifier"].filled(cheap_verifier.rows(data))) == []
     assert Store(tmp_path).manifest(Address(of.name, None, "cheap_verifier")) is None
+
+
+def test_the_sweep_compares_no_ensembles_of_other_members() -> None:
+    """A teacher that only teaches has no scores of training prompts."""
+    of = study(METHODS, weighting={"verification": "cheap-of-cot_score-16"})
+    utilities = drawn(20, 4, seed=0)
+    names = ["cot_score", *(f"cheap-of-cot_score-{budget}" for budget in (0, 16, 64))]
+    scores = {name: noisy(utilities, 0.5, seed) for seed, name in enumerate(names)}
+    held_out = scored(of, utilities, scores)
+    train = scored(of, utilities, {name: scores[name] for name in names[1:]}, split="train")
+    swept = threshold_sweep.sweep_rows(held_out, train)
+    told = {
+        name: rows["rows_staying"].null_count() == 0
+        for (name,), rows in swept.filter(swept["rule"] == "quantile").group_by("verification")
+    }
+    assert told.pop("cot_score") is False
+    assert {name for name, known in told.items() if known} == set(names[1:])
+    assert len(told) > len(names[1:])
