@@ -191,7 +191,7 @@ class StageRun:
             on_advance=meter.save if meter else None,
         )
         yield tracker
-        tracker.tell()
+        tracker.end()
 
 
 class Progress:
@@ -209,7 +209,7 @@ class Progress:
         self._context, self._label, self._total, self._unit = context, label, total, unit
         self._on_advance = on_advance
         self._done, self._first, self._start = done, done, time.monotonic()
-        self._told = self._start
+        self._told, self._told_done = self._start, -1
 
     def advance(self, count: int) -> None:
         """`count` more units are done."""
@@ -219,9 +219,14 @@ class Progress:
         if time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
             self.tell()
 
+    def end(self) -> None:
+        """Log the last state, unless the line before was it."""
+        if self._told_done != self._done:
+            self.tell()
+
     def tell(self) -> None:
         """Log how far it is."""
-        self._told = time.monotonic()
+        self._told, self._told_done = time.monotonic(), self._done
         rate = (self._done - self._first) / max(self._told - self._start, 1e-9)
         left = (self._total - self._done) / rate if rate else 0.0
         self._context.log.info(

@@ -20,8 +20,8 @@ from si_dagster import cli_tasks
 from si_dagster.store.errors import RecipeDrift, StoreError
 from si_dagster.study import StudyError
 
-WIDE = 150
-"""Columns of a table that goes to a file or a pipe."""
+WIDE = 10_000
+"""Columns of what goes to a file or a pipe: none of its lines is broken."""
 
 INTERRUPTED = 130
 """Exit code of Ctrl-C, as shells have it: 128 + SIGINT."""

@@ -161,8 +161,9 @@ def run_study(
             )
             if _was_interrupted(result):
                 raise KeyboardInterrupt
-            outcome.failures += _failures(result)
-            outcome.warnings += _failed_checks(result)
+            of_cell = f"{model}, {task}: " if len(study.cells()) > 1 else ""
+            outcome.failures += [f"{of_cell}{failure}" for failure in _failures(result)]
+            outcome.warnings += [f"{of_cell}{warning}" for warning in _failed_checks(result)]
         plan = planned(study)
         if _measured(plan, store.store):
             outcome.failures += _sum_up(bound, study, instance, tags)

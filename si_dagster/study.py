@@ -798,9 +798,24 @@ def parse_study(data: Mapping[str, Any], source: str) -> Study:
         raise StudyError("\n  ".join([f"{source}: {count}", *problems])) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which no mapping has a key twice: the first would be lost without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value} stands here twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return node
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         folder = path.parent if path.parent.is_dir() else Path()
         known = ", ".join(sorted(str(file) for file in folder.glob("*.yaml"))) or "none"

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import MINI, run_cli
 
+from si_dagster.study import StudyError, load_study
+
 ITERATION = Path("data") / "mini" / "iteration_0"
 CELL = "pico|sudoku4"
 
@@ -45,6 +47,13 @@ def test_a_missing_study_file_lists_what_is_there(tmp_path: Path) -> None:
     done = run_cli(tmp_path, "run", "studies/quickstrat.yaml")
     assert done.returncode == 1
     assert "studies/quickstart.yaml" in message(done)
+
+
+def test_a_field_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    study = tmp_path / "twice.yaml"
+    study.write_text("iterations: 1\ntasks: []\niterations: 2\n")
+    with pytest.raises(StudyError, match=r"iterations stands here twice[\s\S]*line 3"):
+        load_study(study)
 
 
 def test_validate_tells_every_file(tmp_path: Path) -> None:
