@@ -284,6 +284,75 @@ def stage(name: str) -> TableStage | FileStage:
     return found
 
 
+CATALOGUE_TABLES: dict[str, tuple[str, dict[str, str]]] = {
+    "artifacts": (
+        "Every version of every artifact, those that were superseded too.",
+        {
+            "artifact_id": "`<study>/iteration_<t>/<stage>/<model>\\|<task>[/<part>]`.",
+            "version": "One a commit; the natural key together with `artifact_id`.",
+            "study, iteration, stage, model, task, part": "The address, taken apart.",
+            "fingerprint": "Of the recipe, those of all inputs included.",
+            "data_version": "Of the bytes.",
+            "code_version": "Of the stage.",
+            "dagster_run_id": "Of the run that made it.",
+            "created_at, superseded_at": "UTC; `superseded_at` is null for what is in force.",
+            "num_rows, num_bytes": "Of all its files.",
+            "path": "Of its folder, from the home.",
+            "recipe, study_snapshot, metadata": "JSON: the recipe, the study, the measures.",
+        },
+    ),
+    "edges": (
+        "Which version of which artifact was read to make which.",
+        {
+            "child, child_version": "What was made.",
+            "parent": "What was read.",
+            "parent_data_version, parent_fingerprint": "Its version when it was read.",
+            "role": "What it was read as, e.g. `policy` or `verifier`.",
+        },
+    ),
+    "files": (
+        "Every file of every version.",
+        {
+            "artifact_id, version": "Whose it is.",
+            "path": "From the home.",
+            "num_bytes, sha256": "As committed.",
+            "num_rows": "Of a Parquet part; null for other files.",
+        },
+    ),
+    "runs": (
+        "Every Dagster run that made something.",
+        {
+            "dagster_run_id": "As in the UI.",
+            "first_seen, last_seen": "When its first and its last artifact were committed; UTC.",
+            "artifacts": "Their ids, in that order.",
+        },
+    ),
+    "training_rows": (
+        "Which generation trained which policy in force; the rows of the very version that was read.",
+        {
+            "checkpoint, checkpoint_version": "The policy.",
+            "training_row_id, generation_id": "The row, and the generation it came from.",
+            "rejected_generation_id": "Set against it by preference methods; null else.",
+            "weight": "w(û) of the row.",
+            "filtered_set": "Artifact id of the set it was in.",
+        },
+    ),
+    "costs": (
+        "What each artifact in force cost; null where a stage spends no such thing.",
+        {
+            "study, iteration, stage, model, task, part, artifact_id, num_rows": "Which.",
+            "prompt_tokens, completion_tokens, cached_tokens": "Tokens in, out, and in from the cache.",
+            "model_seconds": "Of the engine or the trainer.",
+            "gpu_seconds": "The same times the GPUs it held.",
+            "flops": "Forward passes of an engine, or all of a training.",
+            "peak_memory_bytes": "Largest resident size.",
+            "wall_seconds": "Of the whole stage.",
+        },
+    ),
+}
+"""Tables and views of the catalogue beside those of the stages: what they are, what their columns hold."""
+
+
 _HEAD = """# Data
 
 What every stage writes, made from the declared schemas by `python -m si_dagster.store.schemas docs/data.md`.
@@ -300,8 +369,9 @@ written last and holds the hash of every file. Null means unknown, never zero. I
 
 def document() -> str:
     """The text of docs/data.md."""
+    catalogue = (_catalogue_section(name, *told) for name, told in CATALOGUE_TABLES.items())
     blocks = [_HEAD, *(_table_section(table) for table in TABLES.values()), _files_section()]
-    return "\n".join(blocks)
+    return "\n".join([*blocks, "# The catalogue's own tables\n", *catalogue])
 
 
 def _table_section(table: TableStage) -> str:
@@ -322,6 +392,13 @@ def _table_section(table: TableStage) -> str:
         holds = (column.description + choices).replace("|", "\\|")
         lines.append(f"| {' | '.join(cells)} | {holds} |")
     return "\n".join([*lines, ""])
+
+
+def _catalogue_section(name: str, description: str, columns: dict[str, str]) -> str:
+    rows = [
+        f"| {', '.join(f'`{c}`' for c in names.split(', '))} | {holds} |" for names, holds in columns.items()
+    ]
+    return "\n".join([f"## {name}", "", description, "", "| columns | hold |", "|---|---|", *rows, ""])
 
 
 def _files_section() -> str:

@@ -6,6 +6,7 @@ import pytest
 from si_dagster.store import layout
 from si_dagster.store.errors import CorruptArtifact, StoreError, StoreWarning
 from si_dagster.store.lineage import NATIVE_TABLES, Catalogue, rebuild
+from si_dagster.store.schemas import CATALOGUE_TABLES
 
 VIEWS = ("prompts", "generations", "utilities", "verifications", "filtered_sets", "training_rows")
 
@@ -38,6 +39,12 @@ def test_sql_reaches_across_iterations(catalogue):
         ("pico/iteration_0/checkpoint/s|facts", 3, 6.0),
         ("pico/iteration_1/checkpoint/s|facts", 3, 6.0),
     ]
+
+
+@pytest.mark.parametrize("name", CATALOGUE_TABLES)
+def test_the_document_names_the_columns_there_are(catalogue, name):
+    told = [column for names in CATALOGUE_TABLES[name][1] for column in names.split(", ")]
+    assert told == catalogue.query(f"SELECT column_name FROM (DESCRIBE {name})")["column_name"].to_list()
 
 
 def test_edges_name_the_version_that_was_read(catalogue):
