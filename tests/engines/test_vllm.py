@@ -97,13 +97,12 @@ def test_what_cannot_be_served_says_what_to_change(checkpoint, wide_checkpoint):
         EngineProcess("vllm", wide_checkpoint, {"device": "cuda"})
 
 
-def test_an_engine_killed_while_it_draws(wide_checkpoint):
-    engine = EngineProcess("vllm", wide_checkpoint, {"num_threads": 1, "kv_cache_bytes": 2**26})
-    started = psutil.Process(engine.pid).memory_info().rss
-    assert started > 2**28
-    threading.Timer(1.0, os.kill, (engine.pid, signal.SIGKILL)).start()
+# The last: it kills the engine that all share, for another takes half a minute to start.
+def test_an_engine_killed_while_it_draws(vllm_engine):
+    assert psutil.Process(vllm_engine.pid).memory_info().rss > 2**28
+    threading.Timer(1.0, os.kill, (vllm_engine.pid, signal.SIGKILL)).start()
     prompts = [Prompt(str(i), "?1_3_A") for i in range(2000)]
     with pytest.raises(EngineError, match=r"SIGKILL \(out of memory\?"):
-        engine.generate(prompts, SamplingParams(n=64, max_tokens=80))
-    engine.close()
-    assert not psutil.pid_exists(engine.pid)
+        vllm_engine.generate(prompts, SamplingParams(n=64, max_tokens=80))
+    vllm_engine.close()
+    assert not psutil.pid_exists(vllm_engine.pid)
