@@ -6,7 +6,7 @@ import dagster as dg
 import polars as pl
 
 from si_dagster.analysis.catalogue import ANALYSES
-from si_dagster.analysis.cost import artifact_costs, shown_costs, summed_costs
+from si_dagster.analysis.cost import artifact_costs, cost_tables
 from si_dagster.analysis.plots import iteration_chart, to_markdown
 from si_dagster.analysis.report import Section, html_report
 from si_dagster.analysis.table import markdown_table, shown_rows
@@ -34,8 +34,8 @@ def materialize(plan: Plan, store: Store) -> dg.MaterializeResult:
     path = store.home / "reports" / f"{plan.study.name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     manifests = (m for a in plan.nodes if (m := store.manifest(a)) is not None)
-    costs = summed_costs(artifact_costs(manifests), ("iteration", "stage"), plan.study.price)
-    page = html_report(study, metrics, stopped, shown_costs(costs), sections(plan, store))
+    costs = cost_tables(artifact_costs(manifests), plan.study.price)
+    page = html_report(study, metrics, stopped, costs, sections(plan, store))
     write_bytes(path, page.encode())
     table = markdown_table(shown_rows(metrics))
     metadata: dict[str, Any] = {

@@ -11,7 +11,9 @@ from typing import Any
 from si_dagster.engines.base import Engine, Usage
 from si_dagster.store.atomic import write_json
 
-SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "engine_seconds", "gpu_seconds", "flops")
+PEAKS = ("peak_memory_bytes", "peak_gpu_memory_bytes")
+MADE_ANEW = ("tokens_per_second", *PEAKS)
+"""What of an earlier run is not added up."""
 
 
 class CostMeter:
@@ -27,17 +29,17 @@ class CostMeter:
         self._earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
     def cost(self) -> dict[str, Any]:
-        """Tokens, seconds, FLOPs (2 N a token that is computed), peak bytes of the engine process."""
+        """Tokens, seconds, FLOPs (2 N a token that is computed), peak bytes of the engine process.
+
+        Beside them what this engine alone counts, for example `actors_lost` of the ray engine.
+        """
         usage = self._engine.usage()
-        spent = _spent(self._before, usage)
-        total = {name: spent[name] + self._earlier.get(name, 0) for name in SUMMED}
+        spent, earlier = _spent(self._before, usage), self._earlier
+        names = dict.fromkeys((*spent, *(name for name in earlier if name not in MADE_ANEW)))
+        total = {name: spent.get(name, 0) + earlier.get(name, 0) for name in names}
         tokens, seconds = total["prompt_tokens"] + total["completion_tokens"], total["engine_seconds"]
-        peak = max(usage.peak_memory_bytes, self._earlier.get("peak_memory_bytes", 0))
-        return {
-            **total,
-            "tokens_per_second": tokens / seconds if seconds else 0.0,
-            "peak_memory_bytes": peak,
-        }
+        peaks = {name: max(getattr(usage, name), earlier.get(name, 0)) for name in PEAKS}
+        return {**total, "tokens_per_second": tokens / seconds if seconds else 0.0, **peaks}
 
     def save(self) -> None:
         """Keep the cost so far, for the run that finishes the artifact."""
@@ -55,5 +57,6 @@ def _spent(before: Usage, after: Usage) -> dict[str, Any]:
         "cached_tokens": cached,
         "engine_seconds": seconds,
         "gpu_seconds": seconds * after.num_gpus,
+        **{name: value - before.extra.get(name, 0) for name, value in after.extra.items()},
         "flops": 2.0 * after.num_parameters * (prompt - cached + completion),
     }

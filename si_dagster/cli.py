@@ -271,22 +271,22 @@ def gap(study: StudyArgument, overrides: Overrides = None, as_json: JsonOption =
 @app.command()
 def cost(study: StudyArgument, overrides: Overrides = None, as_json: JsonOption = False) -> None:
     """Tokens, seconds, FLOPs and memory: per stage and iteration, and per accepted training row."""
-    from si_dagster.analysis.cost import costs_per_accepted_row, shown_costs, summed_costs
+    from si_dagster.analysis.cost import cost_tables, costs_per_accepted_row, summed_costs
     from si_dagster.runs import find_study, stored_costs
 
     found = find_study(study, overrides or [])
     costs, price = stored_costs(found), found.price
-    by_stage = summed_costs(costs, ("iteration", "stage"), price)
-    iterations = summed_costs(costs, ("iteration",), price)
-    accepted = costs_per_accepted_row(costs, price)
     if as_json:
-        _print_json(
-            {"artifacts": costs, "stages": by_stage, "iterations": iterations, "accepted_rows": accepted}
-        )
+        summed = {
+            "artifacts": costs,
+            "stages": summed_costs(costs, ("iteration", "stage"), price),
+            "iterations": summed_costs(costs, ("iteration",), price),
+            "accepted_rows": costs_per_accepted_row(costs, price),
+        }
+        _print_json(summed)
         return
-    _print_rows(shown_costs(by_stage), title=f"{found.name}: cost by iteration and stage")
-    _print_rows(shown_costs(iterations), title="by iteration")
-    _print_rows(shown_costs(accepted), title="of one accepted training row")
+    for title, rows in cost_tables(costs, price).items():
+        _print_rows(rows, title=f"{found.name}: {title}")
 
 
 @app.command()

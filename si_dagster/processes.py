@@ -1,6 +1,11 @@
-"""Processes that must not outlive the one that started them. It starts none itself."""
+"""What a process of an engine or a trainer does beside its work: end with its parent, tell its memory.
+
+It starts none itself, and it sees the memory of this process alone, not of those that it started.
+"""
 
 import os
+import resource
+import sys
 import threading
 import time
 
@@ -20,3 +25,16 @@ def exit_with_parent(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes; Linux counts in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_gpu_memory() -> int:
+    """Most bytes that this process has held on its GPUs, by torch's allocator; 0 where it uses none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return 0
+    return sum(torch.cuda.max_memory_reserved(gpu) for gpu in range(torch.cuda.device_count()))

@@ -4,7 +4,7 @@ Read from the manifests, which carry what engines and trainers told. It measures
 no model (grading, weighting, metrics) have wall seconds alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from si_dagster.store.manifest import Manifest
@@ -12,6 +12,9 @@ from si_dagster.study import PriceSpec
 
 COUNTED = ("prompt_tokens", "completion_tokens", "cached_tokens", "model_seconds", "gpu_seconds", "flops")
 """Quantities that add up; `model_seconds` are inside an engine or a trainer."""
+PEAKS = ("peak_memory_bytes", "peak_gpu_memory_bytes")
+"""Quantities of which the largest is kept."""
+SHORT_SECONDS = 0.5
 MILLION = 1e6
 SECONDS_AN_HOUR = 3600.0
 
@@ -37,7 +40,7 @@ def _artifact_cost(manifest: Manifest) -> dict[str, Any]:
         "model_seconds": seconds,
         "gpu_seconds": told.get("gpu_seconds"),
         "flops": flops,
-        "peak_memory_bytes": told.get("peak_memory_bytes"),
+        **{name: told.get(name) for name in PEAKS},
         "wall_seconds": told.get("wall_seconds"),
     }
 
@@ -68,8 +71,8 @@ def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _sum(rows: Sequence[dict[str, Any]], price: PriceSpec | None) -> dict[str, Any]:
     total: dict[str, Any] = {name: _total(row[name] for row in rows) for name in (*COUNTED, "wall_seconds")}
-    peaks = [row["peak_memory_bytes"] for row in rows if row["peak_memory_bytes"] is not None]
-    total["peak_memory_bytes"] = max(peaks, default=None)
+    for name in PEAKS:
+        total[name] = max((row[name] for row in rows if row[name] is not None), default=None)
     if price is not None:
         total["dollars"] = dollars(total, price)
     return total
@@ -116,8 +119,11 @@ def costs_per_accepted_row(
             if all(cost[name] == value for name, value in cell.items()) and _makes_training_rows(cost)
         ]
         total = _sum(spent, price)
-        per_row = {name: None if v is None else v / kept["num_rows"] for name, v in total.items()}
-        per_row.pop("peak_memory_bytes")
+        per_row = {
+            name: None if v is None else v / kept["num_rows"]
+            for name, v in total.items()
+            if name not in PEAKS
+        }
         rows.append({**cell, "num_training_rows": kept["num_rows"], **per_row})
     return rows
 
@@ -134,23 +140,61 @@ def _makes_training_rows(cost: dict[str, Any]) -> bool:
     )
 
 
-HEADINGS = {
-    "model_seconds": ("model s", "{:,.1f}"),
-    "wall_seconds": ("wall s", "{:,.1f}"),
-    "gpu_seconds": ("GPU s", "{:,.1f}"),
-    "prompt_tokens": ("tokens in", "{:,.0f}"),
-    "cached_tokens": ("of them cached", "{:,.0f}"),
-    "completion_tokens": ("tokens out", "{:,.0f}"),
-    "flops": ("FLOPs", "{:.3g}"),
-    "peak_memory_bytes": ("peak GB", "{:.2f}"),
-    "dollars": ("$", "{:,.4f}"),
+def cost_tables(
+    costs: Sequence[dict[str, Any]], price: PriceSpec | None = None
+) -> dict[str, list[dict[str, str]]]:
+    """Title -> table as text: by iteration and stage, by iteration, and of one accepted training row.
+
+    Stages that ran no model and took no time to speak of are left out of the first.
+    """
+    by_stage = [
+        cost
+        for cost in summed_costs(costs, ("iteration", "stage"), price)
+        if any(cost[name] for name in COUNTED) or (cost["wall_seconds"] or 0.0) >= SHORT_SECONDS
+    ]
+    return {
+        "cost by iteration and stage": shown_costs(by_stage),
+        "by iteration": shown_costs(summed_costs(costs, ("iteration",), price)),
+        "of one accepted training row": shown_costs(costs_per_accepted_row(costs, price)),
+    }
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.2g}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.1f}" if value >= 10 else f"{value:.2g}"
+
+
+def _gigabytes(value: float) -> str:
+    return f"{value / 1e9:.2f}"
+
+
+HEADINGS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "num_training_rows": ("rows accepted", _count),
+    "model_seconds": ("model s", _seconds),
+    "wall_seconds": ("wall s", _seconds),
+    "gpu_seconds": ("GPU s", _seconds),
+    "prompt_tokens": ("tokens in", _count),
+    "cached_tokens": ("of them cached", _count),
+    "completion_tokens": ("tokens out", _count),
+    "flops": ("FLOPs", "{:.3g}".format),
+    "peak_memory_bytes": ("peak RAM, GB", _gigabytes),
+    "peak_gpu_memory_bytes": ("peak GPU memory, GB", _gigabytes),
+    "dollars": ("$", "{:,.4g}".format),
 }
 """Quantity -> heading and format of the table a person reads."""
 
 
 def shown_costs(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Rows as text; quantities that no row has are left out."""
-    known = [name for name in HEADINGS if any(row.get(name) is not None for row in rows)]
+    """Rows as text; quantities of which no row has anything are left out.
+
+    Examples:
+        >>> shown_costs([{"iteration": None, "model_seconds": 0.0123, "gpu_seconds": 0.0, "flops": 2e9}])
+        [{'iteration': '-', 'model s': '0.012', 'FLOPs': '2e+09'}]
+    """
+    known = [name for name in HEADINGS if any(row.get(name) for row in rows)]
     labels = [name for name in rows[0] if name not in HEADINGS] if rows else []
     return [
         {
@@ -162,6 +206,4 @@ def shown_costs(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _shown(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return HEADINGS[name][1].format(value / 1e9 if name == "peak_memory_bytes" else value)
+    return "-" if value is None else HEADINGS[name][1](value)

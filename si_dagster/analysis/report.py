@@ -5,7 +5,7 @@ draws no conclusion over several studies.
 """
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,7 @@ def html_report(
     study: dict[str, Any],
     metrics: pl.DataFrame,
     stopped: str | None,
-    costs: list[dict[str, str]],
+    costs: Mapping[str, list[dict[str, str]]],
     sections: Sequence[Section] = (),
 ) -> str:
     """The page.
@@ -95,7 +95,7 @@ def html_report(
         study: The study as plain data.
         metrics: Columns as the schema of `gap_metrics`; whatever iterations there are.
         stopped: Why the loop ended before its last iteration, if it did.
-        costs: As `cost.shown_costs` returns, by iteration and stage.
+        costs: As `cost.cost_tables` returns.
         sections: The analyses there are.
     """
     confidence = study["analysis"]["confidence"]
@@ -111,7 +111,8 @@ def html_report(
         "<h2>Verifiers</h2>" + _table(shown_rows(metrics, "eval", VERIFIERS)),
         f"<p>{html.escape(VERIFIERS_READING)}</p>",
         *map(_section, sections),
-        "<h2>Cost</h2>" + _table(costs),
+        "<h2>Cost</h2>",
+        *[f"<h3>{html.escape(title)}</h3>{_table(rows)}" for title, rows in costs.items()],
         f"<h2>The study</h2><pre>{html.escape(yaml.safe_dump(study, sort_keys=False))}</pre>",
     ]
     title = html.escape(study["name"])

@@ -4,9 +4,10 @@ An engine holds exactly one policy. It does not know studies, iterations, tasks 
 does not write files: callers cut the work into chunks and store what comes back.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -78,7 +79,22 @@ class Usage:
     """Accelerators the policy is spread over; 0 on a CPU."""
     peak_memory_bytes: int = 0
     """Largest resident size of the engine process so far; told by the process it runs in, else 0."""
+    peak_gpu_memory_bytes: int = 0
+    """Most that torch held on the GPUs of that process; 0 where it is not known, as of vLLM's ranks."""
     extra: dict[str, float] = field(default_factory=dict)
+
+    def with_peaks(self, peak_memory_bytes: int, peak_gpu_memory_bytes: int) -> Self:
+        """The same with other peaks, where those are higher.
+
+        Examples:
+            >>> Usage(peak_memory_bytes=5).with_peaks(3, 2).peak_memory_bytes
+            5
+        """
+        return replace(
+            self,
+            peak_memory_bytes=max(self.peak_memory_bytes, peak_memory_bytes),
+            peak_gpu_memory_bytes=max(self.peak_gpu_memory_bytes, peak_gpu_memory_bytes),
+        )
 
 
 @runtime_checkable
@@ -125,6 +141,12 @@ def num_lanes(engine: Engine | None) -> int:
     An engine with several lanes is called from as many threads; which lane answers changes nothing.
     """
     return getattr(engine, "num_lanes", 1)
+
+
+WANT_OF_MEMORY = re.compile(
+    "out of memory|can(no|')t allocate memory|bad_alloc|MemoryError|failed to map segment", re.IGNORECASE
+)
+"""How torch, the C++ runtime, Python and the loader say that there is no more memory."""
 
 
 class EngineError(RuntimeError):

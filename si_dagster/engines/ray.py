@@ -21,7 +21,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from si_dagster.engines.base import Engine, EngineError, Usage
 from si_dagster.engines.registry import open_engine
-from si_dagster.engines.remote import RemoteEngine, answered, peak_memory
+from si_dagster.engines.remote import RemoteEngine, answered
+from si_dagster.processes import peak_gpu_memory, peak_memory
 
 LOCAL_OBJECT_STORE_BYTES = 2**28
 """Of a cluster started here; chunks are texts of some MiB. Ray would take 30% of the memory."""
@@ -56,7 +57,7 @@ class Replica:
         before = self._engine.usage()
         failure, result = answered(getattr(self._engine, method), arguments)
         usage = counted(self._engine.usage(), -1, before)
-        return failure, result, replace(usage, peak_memory_bytes=peak_memory())
+        return failure, result, usage.with_peaks(peak_memory(), peak_gpu_memory())
 
 
 class ActorPool:
@@ -259,8 +260,9 @@ class RayEngine(RemoteEngine):
             failure, result, usage = self._pool.call(method, arguments)
         with self._counting:
             spent = replace(usage, extra={**usage.extra, "actor_seconds": usage.seconds}, seconds=0.0)
-            self._usage = counted(self._usage, 1, spent)
-            self._usage.peak_memory_bytes = max(self._usage.peak_memory_bytes, usage.peak_memory_bytes)
+            self._usage = counted(self._usage, 1, spent).with_peaks(
+                usage.peak_memory_bytes, usage.peak_gpu_memory_bytes
+            )
             self._usage.extra["actors_lost"] = float(self._pool.num_lost)
         if failure is not None:
             raise EngineError(failure)

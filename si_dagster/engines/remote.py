@@ -3,7 +3,6 @@
 It carries no message itself: `EngineProcess` does over a pipe, `RayEngine` over a cluster.
 """
 
-import resource
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -51,8 +50,3 @@ def answered(ask: Callable[..., Any], arguments: Sequence[Any]) -> tuple[str | N
         return str(error), None
     except Exception as error:
         return f"{type(error).__name__}: {error}\n{traceback.format_exc()}", None
-
-
-def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes; Linux counts in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

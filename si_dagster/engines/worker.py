@@ -12,14 +12,13 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 from si_dagster.engines.base import Engine, Usage, num_lanes
 from si_dagster.engines.registry import open_engine
-from si_dagster.engines.remote import answered, peak_memory
-from si_dagster.processes import exit_with_parent
+from si_dagster.engines.remote import answered
+from si_dagster.processes import exit_with_parent, peak_gpu_memory, peak_memory
 
 Question = tuple[int, str, tuple[Any, ...]]
 
@@ -45,7 +44,7 @@ class Desk:
         # Under the lock: a later message never carries an earlier reading of the counters.
         with self._answering:
             usage = Usage() if self.engine is None else self.engine.usage()
-            usage = replace(usage, peak_memory_bytes=max(usage.peak_memory_bytes, peak_memory()))
+            usage = usage.with_peaks(peak_memory(), peak_gpu_memory())
             self._pipe.send_bytes(pickle.dumps((number, failure, result, usage), pickle.HIGHEST_PROTOCOL))
 
     def open(self, kind: str, path: str, options: dict[str, Any]) -> int:

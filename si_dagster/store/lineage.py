@@ -59,10 +59,32 @@ CREATE OR REPLACE VIEW costs AS SELECT
     (metadata->>'$.gpu_seconds')::DOUBLE AS gpu_seconds,
     coalesce(metadata->>'$.flops', metadata->>'$.pretraining_flops')::DOUBLE AS flops,
     (metadata->>'$.peak_memory_bytes')::BIGINT AS peak_memory_bytes,
+    (metadata->>'$.peak_gpu_memory_bytes')::BIGINT AS peak_gpu_memory_bytes,
     (metadata->>'$.wall_seconds')::DOUBLE AS wall_seconds
 FROM artifacts WHERE superseded_at IS NULL
 """
 """What each artifact in force cost; see `analysis.cost`."""
+
+COSTS_PER_ACCEPTED_ROW_VIEW = """
+CREATE OR REPLACE VIEW costs_per_accepted_row AS
+WITH kept AS (
+    SELECT study, iteration, model, task, num_rows AS num_training_rows
+    FROM costs WHERE stage = 'filtered_set' AND num_rows > 0
+)
+SELECT study, iteration, model, task, num_training_rows,
+    sum(prompt_tokens) / num_training_rows AS prompt_tokens,
+    sum(completion_tokens) / num_training_rows AS completion_tokens,
+    sum(cached_tokens) / num_training_rows AS cached_tokens,
+    sum(model_seconds) / num_training_rows AS model_seconds,
+    sum(gpu_seconds) / num_training_rows AS gpu_seconds,
+    sum(flops) / num_training_rows AS flops,
+    sum(wall_seconds) / num_training_rows AS wall_seconds
+FROM costs JOIN kept USING (study, iteration, model, task)
+WHERE stage IN ('prompts', 'generations', 'utilities', 'verifications', 'filtered_set')
+    AND split_part(coalesce(part, 'train'), '.', 1) = 'train'
+GROUP BY study, iteration, model, task, num_training_rows
+"""
+"""As `analysis.cost.costs_per_accepted_row`."""
 
 _RUNS = """
 DELETE FROM runs;
@@ -399,7 +421,7 @@ def _insert_rows(connection: duckdb.DuckDBPyConnection, table: str, rows: list[M
 def _views(connection: duckdb.DuckDBPyConnection, home: Path) -> list[str]:
     """Statements that make all views over the artifacts the catalogue now knows."""
     views = [_rows_view(connection, home, table) for table in TABLES.values() if table.view != "metrics"]
-    return [*views, _training_rows_view(connection, home), COSTS_VIEW]
+    return [*views, _training_rows_view(connection, home), COSTS_VIEW, COSTS_PER_ACCEPTED_ROW_VIEW]
 
 
 def _rows_view(connection: duckdb.DuckDBPyConnection, home: Path, table: TableStage) -> str:

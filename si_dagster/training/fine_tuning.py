@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from si_dagster.processes import peak_gpu_memory, peak_memory
 from si_dagster.training.checkpointing import newest_whole, vouch_for
 from si_dagster.training.devices import check_device, dtype_of, one_gpu_a_process
 from si_dagster.training.pretrain import loss_curve
@@ -105,12 +106,14 @@ def fine_tune(
         _forget_printing(trainer)
         outcome = trainer.train(resume_from_checkpoint=newest_whole(work, report))
         _save(trainer, tokenizer, spec)
+        peaks = _peaks(trainer)
     if not trainer.is_world_process_zero():
         return {}
     result = {
         **examples.counts,
         "num_dropped_rows": examples.num_read - len(examples.rows),
         **_outcome(trainer, outcome, spec),
+        **peaks,
     }
     (spec.output_dir / "result.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
     return result
@@ -274,14 +277,25 @@ def stored_dtype(folder: Path) -> Any:
         return next((known[dtype] for dtype in tensors if dtype in known), torch.float32)
 
 
+def _peaks(trainer: Any) -> dict[str, int]:
+    """Memory of all processes: their peaks added up, whether or not they fell together (ours)."""
+    import torch
+
+    own = torch.tensor([[peak_memory(), peak_gpu_memory()]], device=trainer.accelerator.device)
+    resident, on_gpus = trainer.accelerator.gather(own).sum(0).tolist()
+    return {"peak_memory_bytes": resident, "peak_gpu_memory_bytes": on_gpus}
+
+
 def _outcome(trainer: Any, outcome: Any, spec: FineTuningSpec) -> dict[str, Any]:
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    num_gpus = trainer.accelerator.num_processes if trainer.accelerator.device.type == "cuda" else 0
     num_parameters = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters())
     return {
         "steps": trainer.state.global_step,
         "epochs": float(trainer.state.epoch or 0.0),
         "final_loss": float(np.mean(losses[-20:])),
         "seconds": outcome.metrics["train_runtime"],
+        "gpu_seconds": outcome.metrics["train_runtime"] * num_gpus,
         "steps_per_second": outcome.metrics["train_steps_per_second"],
         "flops": 6.0 * num_parameters * int(trainer.state.num_input_tokens_seen or 0),
         "num_parameters": num_parameters,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from si_dagster.processes import peak_memory
 from si_dagster.study import PretrainRecipe
 from si_dagster.tasks.catalogue import load_task
 from si_dagster.training.pico import character_tokenizer, new_policy
@@ -79,6 +80,7 @@ def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
         "final_loss": float(np.mean(losses[-20:])),
         "seconds": seconds,
         "steps_per_second": recipe.max_steps / seconds,
+        "peak_memory_bytes": peak_memory(),
         "seed": spec.seed,
         "torch": torch.__version__,
         "loss_curve": loss_curve(losses),

@@ -6,12 +6,19 @@ from pathlib import Path
 import pytest
 
 from resources.cost_meter import CostMeter
-from si_dagster.analysis.cost import COUNTED, costs_per_accepted_row, shown_costs, summed_costs
+from si_dagster.analysis.cost import (
+    COUNTED,
+    PEAKS,
+    cost_tables,
+    costs_per_accepted_row,
+    shown_costs,
+    summed_costs,
+)
 from si_dagster.engines.base import Usage
 from si_dagster.engines.scripted import ScriptedEngine
 from si_dagster.study import PriceSpec
 
-NOTHING = dict.fromkeys((*COUNTED, "peak_memory_bytes", "wall_seconds"))
+NOTHING = dict.fromkeys((*COUNTED, *PEAKS, "wall_seconds"))
 
 
 def cost(stage: str, part: str | None, num_rows: int = 10, iteration: int = 0, **told: float) -> dict:
@@ -52,7 +59,24 @@ def test_nothing_is_shown_of_what_no_row_has() -> None:
         "stage",
         "model s",
         "tokens out",
-        "peak GB",
+        "peak RAM, GB",
+    }
+
+
+def test_tables_leave_out_stages_without_cost_and_say_what_their_numbers_are() -> None:
+    by_stage, by_iteration, accepted = cost_tables(
+        [*COSTS, cost("gap_metrics", None, wall_seconds=0.01)]
+    ).values()
+    assert [row["stage"] for row in by_stage] == ["generations", "verifications", "checkpoint"]
+    assert len(by_iteration) == 1
+    assert accepted[0] == {
+        "iteration": "0",
+        "model": "m",
+        "task": "t",
+        "rows accepted": "4",
+        "model s": "2",
+        "tokens in": "100",
+        "tokens out": "150",
     }
 
 
@@ -68,9 +92,11 @@ def test_a_resumed_artifact_counts_every_run(tmp_path: Path) -> None:
     engine = Metered(tmp_path)
     first = CostMeter(engine, file)
     engine.told = replace(engine.told, prompt_tokens=100, cached_tokens=40, seconds=2.0, peak_memory_bytes=9)
+    engine.told = replace(engine.told, extra={"actors_lost": 1.0})
     first.save()
     second = CostMeter(engine, file)  # a new run, on an engine that has worked before
     engine.told = replace(engine.told, prompt_tokens=130, completion_tokens=10, cached_tokens=40, seconds=3.0)
+    engine.told = replace(engine.told, extra={"actors_lost": 3.0})
     total = second.cost()
     assert total["prompt_tokens"] == 130
     assert total["completion_tokens"] == 10
@@ -78,3 +104,4 @@ def test_a_resumed_artifact_counts_every_run(tmp_path: Path) -> None:
     assert total["flops"] == 2 * 5 * (130 - 40 + 10)
     assert total["tokens_per_second"] == pytest.approx(140 / 3)
     assert total["peak_memory_bytes"] == 9
+    assert total["actors_lost"] == 3.0

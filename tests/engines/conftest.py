@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from engines.completions_server import CompletionsServer
+from engines.two_nodes import TwoNodes
 
 from si_dagster.engines.base import Engine
 from si_dagster.engines.process import EngineProcess
@@ -90,8 +91,37 @@ def vllm_engine(wide_checkpoint: Path) -> Iterator[Engine]:
     engine.close()
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[TwoNodes]:
+    with pytest.MonkeyPatch.context() as patch:
+        # Else Ray puts the machine's outward address in the place of 127.0.0.1, where nobody listens.
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Else Ray lowers the priority of its workers to 15: on a busy machine they take minutes to start.
+        patch.setenv("RAY_worker_niceness", "0")
+        two = TwoNodes()
+        yield two
+        two.shutdown()
+
+
+# To the end of a module only: an actor takes the place of another module's.
+@pytest.fixture(scope="module")
+def ray_engine(checkpoint: Path, cluster: TwoNodes) -> Iterator[Engine]:
+    inner = {"device": "cpu", "num_threads": 1}
+    engine = EngineProcess("ray", checkpoint, {"address": cluster.address, "num_actors": 1, "options": inner})
+    yield engine
+    engine.close()
+
+
 @pytest.fixture(
-    params=["transformers", "process", "scripted", "openai", pytest.param("vllm", marks=pytest.mark.vllm)]
+    params=[
+        "transformers",
+        "process",
+        "scripted",
+        "openai",
+        "ray",
+        pytest.param("vllm", marks=pytest.mark.vllm),
+    ]
 )
 def engine(request: pytest.FixtureRequest) -> Engine:
     return request.getfixturevalue(f"{request.param}_engine")

@@ -118,14 +118,18 @@ def test_what_it_cost_is_told_and_can_be_asked_in_sql(finished: Path) -> None:
     for stage in ("generations", "verifications", "checkpoint"):
         assert stages[0, stage]["flops"] > 0
         assert stages[0, stage]["wall_seconds"] >= stages[0, stage]["model_seconds"] > 0
-    assert stages[0, "generations"]["peak_memory_bytes"] > 1e8
+        assert stages[0, stage]["peak_memory_bytes"] > 1e8
     assert stages[None, "base_checkpoint"]["flops"] > 0
     assert {row["iteration"] for row in costs["accepted_rows"]} == {0, 1}
     with duckdb.connect(str(finished / "lineage.duckdb"), read_only=True) as lineage:
-        rows = lineage.sql("select artifact_id, flops from costs where stage = 'generations'").fetchall()
-    assert dict(rows) == {
-        row["artifact"]: row["flops"] for row in costs["artifacts"] if row["stage"] == "generations"
-    }
+        rows = lineage.sql("select artifact_id, flops, peak_memory_bytes from costs").fetchall()
+        accepted = lineage.sql("from costs_per_accepted_row order by iteration").pl().to_dicts()
+    for sql, told in zip(accepted, costs["accepted_rows"], strict=True):
+        assert {name: told[name] for name in sql if name != "study"} == pytest.approx(
+            {name: value for name, value in sql.items() if name != "study"}
+        )
+    told = {row["artifact"]: (row["flops"], row["peak_memory_bytes"]) for row in costs["artifacts"]}
+    assert {artifact: tuple(numbers) for artifact, *numbers in rows} == told
 
 
 def test_a_seed_makes_a_replicate_beside_the_first(home: Path) -> None:

@@ -87,6 +87,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Runs:
 def test_two_ranks_train_as_one_at_the_same_batch(runs, name):
     (one, alone), (two, together) = runs("one"), runs(name)
     assert two["steps"] == one["steps"] == 6
+    assert two["peak_memory_bytes"] > 1.5 * one["peak_memory_bytes"] > 1e8
+    assert two["peak_gpu_memory_bytes"] == 0
     losses = [[loss for _, loss in result["loss_curve"]] for result in (one, two)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert losses[0][-1] < losses[0][0] - 0.3

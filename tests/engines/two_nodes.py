@@ -1,0 +1,30 @@
+"""A Ray cluster of two nodes on this machine, one of which can be killed."""
+
+import os
+import signal
+
+import psutil
+
+
+class TwoNodes:
+    """A head with room for one actor, and a second node like it that can be killed."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        node = {"num_cpus": 1, "object_store_memory": 2**27, "node_ip_address": "127.0.0.1"}
+        self._cluster = Cluster(
+            initialize_head=True, head_node_args={**node, "include_dashboard": False}, shutdown_at_exit=False
+        )
+        self._second = self._cluster.add_node(**node)
+        self.address: str = self._cluster.address
+
+    def kill_second_node(self) -> None:
+        """All its processes at once, as when a machine loses power."""
+        raylet = psutil.Process(self._second.all_processes["raylet"][0].process.pid)
+        for process in [raylet, *raylet.children(recursive=True)]:
+            os.kill(process.pid, signal.SIGKILL)
+        self._cluster.remove_node(self._second, allow_graceful=False)
+
+    def shutdown(self) -> None:
+        self._cluster.shutdown()
