@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from si_dagster.engines.base import EngineError
+from si_dagster.engines.base import WANT_OF_MEMORY, EngineError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,7 +35,10 @@ def chosen_device(device: str) -> torch.device:
         place = torch.device(device)
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise EngineError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise EngineError(
+            f"device {device!r} cannot be used here: {str(error).splitlines()[0]}; set device to auto or "
+            "cpu, or install a CUDA build of torch and look at nvidia-smi and CUDA_VISIBLE_DEVICES"
+        ) from error
     return place
 
 
@@ -72,9 +75,12 @@ def load_checkpoint(
             path, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
         )
         return model.to(device).eval(), tokenizer  # pyright: ignore[reportArgumentType]
-    except torch.OutOfMemoryError as error:
-        raise EngineError(f"{path}: the weights do not fit on {device}: {error}") from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or WANT_OF_MEMORY.search(str(error)):
+            raise EngineError(
+                f"{path}: the weights do not fit the memory of {device}: set dtype to bfloat16, or take a "
+                f"larger machine, or the vllm engine with tensor_parallel_size ({error})"
+            ) from error
         raise EngineError(f"{path}: transformers cannot load it: {type(error).__name__}: {error}") from error
 
 

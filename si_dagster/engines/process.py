@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from si_dagster.engines.base import EngineError, Usage
+from si_dagster.engines.base import WANT_OF_MEMORY, EngineError, Usage
 from si_dagster.engines.remote import RemoteEngine
 
 LOG_TAIL_BYTES = 4000
@@ -176,7 +176,8 @@ class EngineProcess(RemoteEngine):
             self.close()
             raise
         if failure is not None:
-            raise EngineError(failure)
+            # An engine's own words say what to change already; those of a library come with its traceback.
+            raise EngineError(failure + (self._memory_hint(failure) if "Traceback" in failure else ""))
         return result
 
     def _ask(self, answer: Future[Any], method: str, arguments: tuple[Any, ...]) -> None:
@@ -215,13 +216,17 @@ class EngineProcess(RemoteEngine):
             self._process.kill()
             return self._process.wait()
 
+    def _memory_hint(self, words: str) -> str:
+        """What to lower, if the words tell of memory."""
+        return f" (out of memory? lower {self._memory_options})" if WANT_OF_MEMORY.search(words) else ""
+
     def _obituary(self) -> str:
         """How the child died and its last words."""
         code = self._reaped()
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
         tail = self._log.read().decode(errors="replace").strip()
         how = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
-        hint = f" (out of memory? lower {self._memory_options})" if code == -signal.SIGKILL else ""
+        hint = self._memory_hint("out of memory" if code == -signal.SIGKILL else tail)
         return f"the {self._name} {how}{hint}" + (f"; its last lines:\n{tail}" if tail else "")
 
 

@@ -18,7 +18,14 @@ import numpy as np
 import torch
 
 from si_dagster.engines.attention import share_prefixes
-from si_dagster.engines.base import Completion, EngineError, Prompt, SamplingParams, Usage
+from si_dagster.engines.base import (
+    WANT_OF_MEMORY,
+    Completion,
+    EngineError,
+    Prompt,
+    SamplingParams,
+    Usage,
+)
 from si_dagster.engines.branches import Branches
 from si_dagster.engines.checkpoints import (
     CPU_CACHE_BYTES,
@@ -347,7 +354,7 @@ def gathered(logits: torch.Tensor, targets: Sequence[np.ndarray]) -> np.ndarray:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch failed for want of memory; its CPU allocator raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or bool(WANT_OF_MEMORY.search(str(error)))
 
 
 def release_memory(device: torch.device) -> None:

@@ -20,6 +20,7 @@ _SIGNS = {
     "out of memory": OUT_OF_MEMORY,
     "can't allocate memory": OUT_OF_MEMORY,
     "cannot allocate memory": OUT_OF_MEMORY,
+    "bad_alloc": OUT_OF_MEMORY,
     "not implemented for 'half'": WRONG_DTYPE,
     "not implemented for 'bfloat16'": WRONG_DTYPE,
     "have the same dtype": WRONG_DTYPE,

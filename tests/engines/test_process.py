@@ -74,6 +74,14 @@ def test_last_words_of_the_child_are_reported(tmp_path):
     engine.close()
 
 
+def test_memory_that_ends_is_told_with_what_to_lower(tmp_path, checkpoint):
+    narrow = tmp_path / "python"
+    narrow.write_text(f'#!/bin/sh\nulimit -v 600000\nOPENBLAS_NUM_THREADS=1 exec {sys.executable} "$@"\n')
+    narrow.chmod(0o755)
+    with pytest.raises(EngineError, match=r"out of memory\? lower max_batch_rows or max_batch_tokens"):
+        EngineProcess("transformers", checkpoint, {"device": "cpu"}, python=str(narrow))
+
+
 def test_what_the_engine_cannot_open_is_said_in_its_words(tmp_path):
     with pytest.raises(EngineError, match="no such checkpoint folder"):
         EngineProcess("scripted", tmp_path / "nowhere")

@@ -181,6 +181,11 @@ def test_missing_pieces(checkpoint, tmp_path):
 def test_wrong_device_and_type(checkpoint):
     with pytest.raises(EngineError, match="device 'tpu9'"):
         TransformersEngine(checkpoint, device="tpu9")
+    if not torch.cuda.is_available():
+        with pytest.raises(
+            EngineError, match=r"device 'cuda' cannot be used here.*set device to auto or cpu"
+        ):
+            TransformersEngine(checkpoint, device="cuda")
     with pytest.raises(EngineError, match="dtype 'int8'"):
         TransformersEngine(checkpoint, dtype="int8")
 

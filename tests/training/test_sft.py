@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from training.rows import ROWS, largest_difference, run, spec_file
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from si_dagster.tasks.sudoku4 import side_of
 from si_dagster.training.pico import character_tokenizer
@@ -65,6 +66,30 @@ def test_accumulated_batches_train_as_one_large_batch(tmp_path, base):
     accumulated, in_halves, _ = run(tmp_path / "two", base, rows, **halves)
     assert accumulated["loss_curve"][0] == pytest.approx(large["loss_curve"][0], rel=1e-5)
     assert largest_difference(at_once, in_halves) < 1e-4
+
+
+def test_gradient_checkpointing_computes_layers_again_and_changes_nothing(tmp_path, base, monkeypatch):
+    forward, calls = LlamaMLP.forward, []
+    monkeypatch.setattr(LlamaMLP, "forward", lambda mlp, x: (calls.append(1), forward(mlp, x))[1])
+    weights, times = [], []
+    for name, is_on in (("off", False), ("on", True)):
+        execution = {"device": "cpu", "gradient_checkpointing": is_on}
+        weights.append(run(tmp_path / name, base, ROWS, execution=execution)[1])
+        times.append(len(calls))
+        calls.clear()
+    assert times[1] == 2 * times[0] > 0
+    assert largest_difference(*weights) < 1e-6
+
+
+def test_bfloat16_computes_coarsely_and_keeps_weights_in_the_type_of_the_base(tmp_path, base):
+    plain, coarse = (
+        run(tmp_path / str(bf16), base, ROWS, execution={"device": "cpu", "bf16": bf16})
+        for bf16 in (False, True)
+    )
+    assert coarse[0]["loss_curve"] != plain[0]["loss_curve"]
+    assert coarse[0]["final_loss"] == pytest.approx(plain[0]["final_loss"], rel=0.02)
+    assert {tensor.dtype for tensor in coarse[1].values()} == {torch.float32}
+    assert any((tensor != tensor.bfloat16().float()).any() for tensor in coarse[1].values())
 
 
 def test_loss_is_over_completion_and_end_token_alone(base):
