@@ -1,16 +1,25 @@
 """Cheap verifications in the plan: what a student descends from, what its teacher is asked, what is wrong."""
 
+import json
+import shutil
+import warnings
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from conftest import MINI
 
+from assets.report import sections
+from resources.store import StoreResource
 from si_dagster.analysis.catalogue import ANALYSES
+from si_dagster.definitions import definitions
 from si_dagster.plan import TRUTH_STAGES, Plan
+from si_dagster.store.artifacts import Store
 from si_dagster.store.layout import Address
+from si_dagster.store.lineage import Catalogue
+from si_dagster.store.trace import trace
 from si_dagster.study import Study, StudyError, load_study
 
-ROOT = Path(__file__).parents[2]
 BUDGETS = "{method: cheap, teacher: multiple_choice, budget: [0, 8, 32]}"
 STUDENTS = ("cheap-of-multiple_choice-8", "cheap-of-multiple_choice-32")
 
@@ -159,3 +168,89 @@ def test_what_needs_training_prompts_or_whole_prompts_is_refused() -> None:
     taught = "{method: cheap, name: c, teacher: majority_vote}"
     with pytest.raises(ValueError, match="is of all responses of a prompt"):
         _ = Plan(study("random", vote, taught)).nodes
+
+
+DEAR = "{name: dear, method: log_likelihood_normalised, only_teaches: true}"
+TAUGHT = "{name: taught, method: cheap, teacher: dear, budget: 12, student: {max_steps: 2}}"
+
+
+@pytest.fixture(scope="module")
+def taught(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished home with a teacher, its student and their verifications of iteration 0 more."""
+    home = tmp_path_factory.mktemp("taught") / "home"
+    shutil.copytree(finished, home)
+    graph = definitions([study("multiple_choice", DEAR, TAUGHT)], StoreResource(home=str(home)))
+    first = [
+        dg.AssetKey(["mini", "iteration_0", *asset])
+        for asset in (
+            ("verifications", "dear"),
+            ("teaching_set", "taught"),
+            ("student", "taught"),
+            ("verifications", "taught"),
+        )
+    ]
+    with dg.DagsterInstance.ephemeral() as instance, warnings.catch_warnings():
+        # Stages ask `context.run_id`, which Dagster would have them ask otherwise.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        cell = dg.MultiPartitionKey({"model": "pico", "task": "sudoku4"})
+        job = graph.resolve_job_def("mini__all_iterations")
+        assert job.execute_in_process(instance=instance, partition_key=cell, asset_selection=first).success
+        graph.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance, asset_selection=[dg.AssetKey(["mini", "analysis", "cheap_verifier"])]
+        )
+    return home
+
+
+def test_the_teacher_is_asked_what_the_budget_buys_and_all_is_told(taught: Path) -> None:
+    store = Store(taught)
+    lesson = store.require(address("teaching_set", "train.taught"))
+    rows, asked = lesson.read(), store.require(address("verifications", "train.dear")).read()
+    assert set(rows["generation_id"]) == set(asked.drop_nulls("proxy_utility")["generation_id"])
+    assert asked.height == lesson.manifest.metadata["num_teacher_verifications"] == 12
+    assert lesson.manifest.metadata["num_stored_verifications"] == 12
+    assert lesson.manifest.metadata["teacher_flops"] > 0
+    assert store.require(address("verifications", "eval.dear")).manifest.num_rows == 30 * 8
+    joined = rows.join(asked, on="generation_id", suffix="_asked")
+    assert joined["proxy_utility"].equals(joined["proxy_utility_asked"])
+
+
+def test_the_student_is_a_whole_checkpoint_that_scores_everything(taught: Path) -> None:
+    store = Store(taught)
+    student = store.require(address("student", "train.taught"))
+    student.verify()
+    assert {"config.json", "model.safetensors", "tokenizer.json", "result.json"} <= {
+        file.name for file in student.manifest.files
+    }
+    told = student.manifest.metadata
+    assert (told["steps"], told["num_rows"]) == (2, 12)
+    assert told["flops"] > 0
+    base = store.require(Address("mini", None, "base_checkpoint", "pico", "sudoku4"))
+    assert (student.path / "model.safetensors").read_bytes() != (base.path / "model.safetensors").read_bytes()
+    for split, num_prompts in (("train", 40), ("eval", 30)):
+        scores = store.require(address("verifications", f"{split}.taught")).read()
+        assert scores.height == num_prompts * 8
+        assert scores["proxy_utility"].null_count() == 0
+        assert set(scores["verifier"]) == {student.address.artifact_id}
+
+
+def test_lineage_leads_from_scores_to_the_teachers_rows_and_the_base(taught: Path) -> None:
+    found = trace(taught, address("student", "train.taught").artifact_id)
+    assert found["kind"] == "checkpoint"
+    assert found["history"][-1]["policy"]["artifact_id"] == "mini/base_checkpoint/pico|sudoku4"
+    lesson = next(source for source in found["inputs"] if source["role"] == "teaching_set")
+    sources = [s["artifact_id"] for s in trace(taught, lesson["artifact_id"])["inputs"]]
+    assert address("verifications", "train.dear").artifact_id in sources
+    rows = Catalogue(taught).query("select generation_id, proxy_utility from teaching_sets")
+    assert rows.height == 12
+
+
+def test_agreement_is_in_the_report_with_its_plot(taught: Path) -> None:
+    store, plan = Store(taught), Plan(study("multiple_choice", DEAR, TAUGHT))
+    (row,) = store.require(Address("mini", None, "cheap_verifier")).read().to_dicts()
+    assert (row["verification"], row["teacher"], row["budget"], row["iteration"]) == ("taught", "dear", 12, 0)
+    assert 0 <= row["pair_agreement_low"] <= row["pair_agreement"] <= row["pair_agreement_high"] <= 1
+    assert row["training_flops"] > 0
+    assert row["relative_cost"] > 0
+    (section,) = [s for s in sections(plan, store) if s.title == "Cheap verifiers"]
+    assert section.image.startswith("data:image/png")
+    assert "taught" in json.dumps(section.rows)
