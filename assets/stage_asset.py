@@ -251,7 +251,7 @@ def _materialize_part(
         metadata["wall_seconds"] = time.monotonic() - began
         manifest = writer.commit(
             metadata=metadata,
-            dagster_run_id=context.run_id,
+            dagster_run_id=context.run.run_id,
             code_version=str(node.fields["code_version"]),
         )
     Catalogue(store.home).record(manifest)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from pathlib import Path
 
 import dagster as dg
@@ -19,6 +18,9 @@ from si_dagster.store.layout import Address
 from si_dagster.store.lineage import Catalogue
 from si_dagster.store.trace import trace
 from si_dagster.study import Study, StudyError, load_study
+
+# Dagster's own Pipes client asks a context for what Dagster has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:AssetExecutionContext.run_id:DeprecationWarning")
 
 BUDGETS = "{method: cheap, teacher: multiple_choice, budget: [0, 8, 32]}"
 STUDENTS = ("cheap-of-multiple_choice-8", "cheap-of-multiple_choice-32")
@@ -189,9 +191,7 @@ def taught(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("verifications", "taught"),
         )
     ]
-    with dg.DagsterInstance.ephemeral() as instance, warnings.catch_warnings():
-        # Stages ask `context.run_id`, which Dagster would have them ask otherwise.
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with dg.DagsterInstance.ephemeral() as instance:
         cell = dg.MultiPartitionKey({"model": "pico", "task": "sudoku4"})
         job = graph.resolve_job_def("mini__all_iterations")
         assert job.execute_in_process(instance=instance, partition_key=cell, asset_selection=first).success
