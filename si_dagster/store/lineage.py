@@ -18,6 +18,7 @@ from typing import Any
 
 import duckdb
 import polars as pl
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_fixed
 
 from si_dagster.store import atomic, layout
 from si_dagster.store.errors import CorruptArtifact, StoreError, StoreWarning
@@ -137,12 +138,22 @@ class Catalogue:
             ArtifactBusy: If another process does not finish within two minutes.
         """
         with locked(self.home / ".lock-lineage.duckdb", "the lineage catalogue", _WAIT_SECONDS):
-            self._remove_leftovers()
-            known = self._known()
-            if known is None:
-                self._publish(_Difference(self.home, gone=[], new=self._locations()), None)
-            elif difference := self._difference(known, set(changed)):
-                self._publish(difference, self.path)
+            self._mirror(set(changed))
+
+    @retry(
+        retry=retry_if_exception(lambda error: _has_vanished(error)),
+        stop=stop_after_attempt(10),
+        wait=wait_fixed(0.2),
+        reraise=True,
+    )
+    def _mirror(self, changed: set[str]) -> None:
+        """Once more where another study's run has moved aside what was about to be read."""
+        self._remove_leftovers()
+        known = self._known()
+        if known is None:
+            self._publish(_Difference(self.home, gone=[], new=self._locations()), None)
+        elif difference := self._difference(known, changed):
+            self._publish(difference, self.path)
 
     def rebuild(self) -> Path:
         """Make the catalogue anew from manifests and Parquet, replacing the old one in one step."""
@@ -324,6 +335,12 @@ def _attach(connection: duckdb.DuckDBPyConnection, path: Path, mode: str) -> Non
 
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+def _has_vanished(error: BaseException) -> bool:
+    """Whether a file was moved between being listed and being read."""
+    no_file = isinstance(error, duckdb.IOException) and "No files found" in str(error)
+    return no_file or isinstance(error, FileNotFoundError)
 
 
 def _is_superseded(path: str) -> bool:

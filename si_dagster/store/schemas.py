@@ -345,8 +345,16 @@ CATALOGUE_TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "model_seconds": "Of the engine or the trainer.",
             "gpu_seconds": "The same times the GPUs it held.",
             "flops": "Forward passes of an engine, or all of a training.",
-            "peak_memory_bytes": "Largest resident size.",
+            "peak_memory_bytes, peak_gpu_memory_bytes": "Largest resident size; the same of GPU memory.",
             "wall_seconds": "Of the whole stage.",
+        },
+    ),
+    "costs_per_accepted_row": (
+        "What it cost to make and to sieve the training responses, per row of the filtered set.",
+        {
+            "study, iteration, model, task, num_training_rows": "Which filtered set.",
+            "prompt_tokens, completion_tokens, cached_tokens": "As in `costs`, per row.",
+            "model_seconds, gpu_seconds, flops, wall_seconds": "As in `costs`, per row.",
         },
     ),
 }

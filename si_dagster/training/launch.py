@@ -6,9 +6,11 @@ They end with this process and this process ends with its parent. One failing en
 again, since the step above does that from what is whole. Nothing here reaches another machine.
 """
 
+import fcntl
 import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from si_dagster.processes import exit_with_parent
 from si_dagster.training.faults import exit_reason
@@ -25,11 +27,38 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(num_processes))))
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
+    from torch.utils.cpp_extension import get_default_build_root
 
+    extensions = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    _launches = forget_killed_builds(extensions)
     try:
         torchrun(["--standalone", f"--nproc-per-node={num_processes}", "-m", module, spec_file])
     except ChildFailedError as error:
         sys.exit(f"training failed: {exit_reason(spec_file, error.get_first_failure()[1].exitcode)}")
+
+
+def forget_killed_builds(extensions: Path) -> TextIO:
+    """Remove what builds that were killed have left, unless another launch may be building now.
+
+    Torch guards the build of an extension, DeepSpeed's communication among them, by a file `lock`. A kill
+    leaves it there, and every later training would wait for it for ever.
+
+    Args:
+        extensions: Where torch builds them.
+
+    Returns:
+        What tells other launches of this one; keep it open.
+    """
+    extensions.mkdir(parents=True, exist_ok=True)
+    launches = (extensions / ".si-dagster-launches").open("a")
+    try:
+        fcntl.flock(launches, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in extensions.rglob("lock"):
+            left.unlink(missing_ok=True)
+    except BlockingIOError:
+        pass  # another launch is there: what it builds is not touched
+    fcntl.flock(launches, fcntl.LOCK_SH)
+    return launches
 
 
 if __name__ == "__main__":

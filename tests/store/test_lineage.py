@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from si_dagster.store import layout
+from si_dagster.store import layout, lineage
 from si_dagster.store.errors import CorruptArtifact, StoreError, StoreWarning
 from si_dagster.store.lineage import NATIVE_TABLES, Catalogue, rebuild
 from si_dagster.store.schemas import CATALOGUE_TABLES
@@ -202,3 +202,21 @@ def test_half_a_file_hides_no_other_and_is_told(maker, catalogue):
     iterations = catalogue.query("SELECT DISTINCT iteration FROM filtered_sets").rows()
     assert iterations == [(1,)]
     assert catalogue.query("SELECT count(*) AS n FROM generations")["n"].item() == 24
+
+
+def test_what_another_run_moves_aside_while_it_is_read_is_listed_again(maker, catalogue, monkeypatch):
+    """The very moment is chosen: a view is about to be made over a file that has just gone."""
+    moved, whole = [], lineage._is_whole
+
+    def moves_after_the_look(path):
+        found = whole(path)
+        if "utilities" in str(path) and not moved:
+            moved.append(path.parent)
+            shutil.move(path.parent, maker.home / "elsewhere")
+        return found
+
+    monkeypatch.setattr(lineage, "_is_whole", moves_after_the_look)
+    catalogue.path.unlink()
+    catalogue.sync()
+    assert moved
+    assert catalogue.query("SELECT count(*) FROM utilities").item() == 12

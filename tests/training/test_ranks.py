@@ -18,6 +18,7 @@ from training.rows import spec_file
 
 from si_dagster.engines.base import Prompt, SamplingParams
 from si_dagster.engines.transformers import TransformersEngine
+from si_dagster.training.launch import forget_killed_builds
 
 ROOT = Path(__file__).parents[2]
 ROWS = [(f"?{i % 10}{'A' * (1 + i % 3)}", str(i) * (1 + i % 4), 1.0 + i % 2) for i in range(32)]
@@ -104,6 +105,20 @@ def test_weights_gathered_from_shards_are_a_checkpoint_of_the_engine(runs):
     engine.close()
     assert completion.num_tokens > 0
     assert not list(folder.glob("*.bin"))
+
+
+def test_what_a_killed_build_left_is_removed_unless_another_launch_is_there(tmp_path):
+    left = tmp_path / "py_cpu" / "deepspeed_shm_comm" / "lock"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    first = forget_killed_builds(tmp_path)
+    assert not left.exists()
+    left.touch()
+    with forget_killed_builds(tmp_path):
+        assert left.exists()
+    first.close()
+    forget_killed_builds(tmp_path).close()
+    assert not left.exists()
 
 
 def test_ranks_end_with_the_process_that_waits_for_them(tmp_path, base):
