@@ -8,6 +8,7 @@ import resource
 import sys
 import threading
 import time
+from pathlib import Path
 
 PARENT_POLL_SECONDS = 0.5
 
@@ -28,8 +29,16 @@ def exit_with_parent(parent: int) -> None:
 
 
 def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes; Linux counts in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Largest resident size of this process so far, in bytes.
+
+    By Linux's VmHWM, which begins anew with a program: `ru_maxrss` begins with the size of the process that
+    started it. Elsewhere `ru_maxrss` is all there is; macOS counts it in bytes.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def peak_gpu_memory() -> int:

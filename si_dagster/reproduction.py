@@ -69,7 +69,7 @@ def shrunk(study: Study) -> Study:
         >>> from si_dagster.study import load_study
         >>> small = shrunk(load_study("studies/findings_arithmetic.yaml"))
         >>> small.name, [m.name for m in small.models], small.splits.eval
-        ('findings_arithmetic__small', ['xs', 'l'], 8)
+        ('findings_arithmetic__small', ['xxs', 'l'], 8)
     """
     data: dict[str, Any] = study.model_dump(mode="json", exclude_none=True)
     models = [data["models"][0], data["models"][-1]] if len(data["models"]) > 1 else data["models"]

@@ -107,6 +107,13 @@ def test_weights_gathered_from_shards_are_a_checkpoint_of_the_engine(runs):
     assert not list(folder.glob("*.bin"))
 
 
+def test_peak_memory_is_not_that_of_the_process_before():
+    held = bytearray(600_000_000)
+    code = "from si_dagster.processes import peak_memory; print(peak_memory())"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 1e6 < int(told.stdout) < 3e8 < len(held)
+
+
 def test_what_a_killed_build_left_is_removed_unless_another_launch_is_there(tmp_path):
     left = tmp_path / "py_cpu" / "deepspeed_shm_comm" / "lock"
     left.parent.mkdir(parents=True)

@@ -91,7 +91,7 @@ def test_nothing_to_verify():
 
 
 def test_unknown_method():
-    with pytest.raises(UnknownMethodError, match=r"'coin': allowed are cot_binary, .*multiple_choice"):
+    with pytest.raises(UnknownMethodError, match=r"'coin': allowed are cheap, cot_binary, .*multiple_choice"):
         load_method("coin")
 
 
