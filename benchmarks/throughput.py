@@ -54,7 +54,8 @@ def told(name: str, **numbers: Any) -> None:
 def machine() -> None:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine())
-    told("machine", cores=os.cpu_count(), cpu=cpu, load=os.getloadavg()[0], command=" ".join(sys.argv))
+    command = " ".join(["python -m benchmarks.throughput", *sys.argv[1:]])
+    told("machine", cores=os.cpu_count(), cpu=cpu, load=os.getloadavg()[0], command=command)
 
 
 def study_file(folder: Path, checkpoint: Path, train: int, held: int) -> Path:
