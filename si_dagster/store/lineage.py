@@ -146,10 +146,10 @@ class Catalogue:
         wait=wait_fixed(0.2),
         reraise=True,
     )
-    def _mirror(self, changed: set[str]) -> None:
+    def _mirror(self, changed: set[str], anew: bool = False) -> None:
         """Once more where another study's run has moved aside what was about to be read."""
         self._remove_leftovers()
-        known = self._known()
+        known = None if anew else self._known()
         if known is None:
             self._publish(_Difference(self.home, gone=[], new=self._locations()), None)
         elif difference := self._difference(known, changed):
@@ -158,8 +158,7 @@ class Catalogue:
     def rebuild(self) -> Path:
         """Make the catalogue anew from manifests and Parquet, replacing the old one in one step."""
         with locked(self.home / ".lock-lineage.duckdb", "the lineage catalogue", _WAIT_SECONDS):
-            self._remove_leftovers()
-            self._publish(_Difference(self.home, gone=[], new=self._locations()), None)
+            self._mirror(set(), anew=True)
         return self.path
 
     def connect(self) -> duckdb.DuckDBPyConnection:
