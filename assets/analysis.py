@@ -4,6 +4,7 @@ Analyses read what is stored and ask no engine. They are made anew whenever some
 one before is moved aside unasked: what they hold can always be made again.
 """
 
+import time
 from typing import Any
 
 import dagster as dg
@@ -43,12 +44,15 @@ def materialize(
             inputs=inputs,
             supersede=True,
         ) as writer:
+            began = time.monotonic()
             data = StudyData(plan.study, {artifact.address: artifact for artifact in there.values()})
             made = ANALYSES[name].load().rows(data)
             if writer.existing().is_empty():
                 writer.write_part(TABLES[name].filled(made))
+            metadata = _metadata(name, writer.existing())
+            metadata["wall_seconds"] = time.monotonic() - began
             manifest = writer.commit(
-                metadata=_metadata(name, writer.existing()),
+                metadata=metadata,
                 dagster_run_id=context.run_id,
                 code_version=str(plan.nodes[address].fields["code_version"]),
             )

@@ -57,6 +57,7 @@ class Stage:
         materialize: Makes one artifact and returns its metadata.
         kinds: Shown in the UI; three at most.
         max_retries: Of an engine that died; chunks that are whole are not made again.
+        pool: Of the runs that hold an engine or a trainer; a deployment limits how many (docs/deploy.md).
     """
 
     name: str
@@ -64,6 +65,7 @@ class Stage:
     materialize: Callable[[StageRun], dict[str, Any]]
     kinds: frozenset[str]
     max_retries: int = 0
+    pool: str | None = None
 
 
 def partitions(study: Study) -> dg.MultiPartitionsDefinition:
@@ -108,6 +110,7 @@ def stage_asset(
         metadata={"dagster/column_schema": column_schema(stage.name)} if _has_rows(stage.name) else {},
         code_version=plan.code_version(path),
         automation_condition=automation,
+        pool=stage.pool,
         retry_policy=dg.RetryPolicy(max_retries=stage.max_retries, delay=2) if stage.max_retries else None,
     )
     def asset(

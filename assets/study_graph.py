@@ -54,6 +54,10 @@ from si_dagster.store.layout import Address
 from si_dagster.study import Study
 
 
+POOL = "accelerator"
+"""Dagster's pool of all stages that load a policy."""
+
+
 def _stage(module, kinds: set[str], **kwargs) -> Stage:
     name = module.__name__.rpartition(".")[2]
     return Stage(name, module.CARD, module.materialize, frozenset(kinds), **kwargs)
@@ -62,16 +66,16 @@ def _stage(module, kinds: set[str], **kwargs) -> Stage:
 STAGES = {
     stage.name: stage
     for stage in (
-        _stage(base_checkpoint, {"pytorch", "huggingface"}),
+        _stage(base_checkpoint, {"pytorch", "huggingface"}, pool=POOL),
         _stage(prompts, {"polars", "parquet"}),
-        _stage(generations, {"huggingface", "parquet"}, max_retries=1),
+        _stage(generations, {"huggingface", "parquet"}, max_retries=1, pool=POOL),
         _stage(utilities, {"python", "parquet"}),
-        _stage(verifications, {"huggingface", "parquet"}, max_retries=1),
+        _stage(verifications, {"huggingface", "parquet"}, max_retries=1, pool=POOL),
         _stage(teaching_set, {"polars", "parquet"}),
-        _stage(student, {"pytorch", "huggingface"}),
-        _stage(probes, {"huggingface", "parquet"}, max_retries=1),
+        _stage(student, {"pytorch", "huggingface"}, pool=POOL),
+        _stage(probes, {"huggingface", "parquet"}, max_retries=1, pool=POOL),
         _stage(filtered_set, {"polars", "parquet"}),
-        _stage(checkpoint, {"pytorch", "huggingface"}),
+        _stage(checkpoint, {"pytorch", "huggingface"}, pool=POOL),
         _stage(gap_metrics, {"numpy", "parquet"}),
     )
 }

@@ -5,7 +5,7 @@
     python benchmarks/throughput.py prefix                     multiple choice, prefix shared or read again
     python benchmarks/throughput.py growth --checkpoint DIR    a whole iteration, 10^3 to 10^5 generations
     python benchmarks/throughput.py store                      the store alone, to 10^7 rows
-    python benchmarks/throughput.py dagster --home DIR         share of a finished run outside its stages
+    python benchmarks/throughput.py dagster                    share of a quickstart outside its stages
 
 DIR is a Hugging Face folder, e.g. the base checkpoint of a finished quickstart. Each prints one JSON line a
 measurement, with command, machine and load. It does not measure quality, nor servers on other machines.
@@ -276,17 +276,27 @@ def _chunks(prefix: str, rows: int) -> Iterator[pl.DataFrame]:
 
 
 def dagster(arguments: argparse.Namespace) -> None:
-    """Wall of a run less the wall of its stages, from the manifests and Dagster's own record of the run."""
+    """A study from nothing: the wall of the command, of Dagster's runs in it, and of the stages in those."""
     import dagster as dg
 
     from si_dagster.instance import open_instance
 
-    home = arguments.home.absolute()
-    stages = sum(m.metadata.get("wall_seconds", 0.0) for m in Store(home).manifests())
-    with open_instance(home) as instance:
-        records = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
-        wall = sum((r.end_time or 0) - (r.start_time or 0) for r in records)
-    told("Dagster's share", run_seconds=wall, stage_seconds=stages, share=1 - stages / wall)
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch) / "home"
+        command, _ = run_study(arguments.study, home)
+        stages = sum(manifest.metadata["wall_seconds"] for manifest in Store(home).manifests())
+        with open_instance(home) as instance:
+            records = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
+        runs = sum((record.end_time or 0) - (record.start_time or 0) for record in records)
+    told(
+        "share of a run outside its stages",
+        study=arguments.study.stem,
+        command_seconds=command,
+        run_seconds=runs,
+        stage_seconds=stages,
+        share_of_runs=1 - stages / runs,
+        share_of_command=1 - stages / command,
+    )
 
 
 def parsed() -> argparse.Namespace:
@@ -296,6 +306,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("what", choices=[*MEASURES])
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--engine", default="transformers")
+    parser.add_argument("--study", type=Path, default=Path("studies/quickstart.yaml"))
     parser.add_argument("--home", type=Path)
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--num-prompts", type=int, default=2000)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 SELF = "self"
@@ -29,6 +29,14 @@ class Spec(BaseModel):
     """Base of all parts of a study: unknown fields are errors, values do not change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_switch_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        """YAML reads `yes` and `on` as true, and Python takes true for 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+            raise ValueError(f"should be a number, found {str(value).lower()}")
+        return value
 
 
 class TaskSpec(Spec):

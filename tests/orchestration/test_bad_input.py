@@ -22,6 +22,7 @@ def message(done: object) -> str:
     [
         ("verification.0.method=tea_leaves", "tea_leaves"),
         ("tasks.0.name=chess", "no task 'chess'"),
+        ("generation.n=true", "generation.n: should be a number, found true"),
         ("analysis.pass_at_k=[64]", "pass@64 needs at least 64 generations a prompt, generation.n is 8"),
         ("splits.eval=0", "splits.eval: Input should be greater than or equal to 1 (found 0)"),
         ("generation.temprature=1", "generation.temprature: not a field; allowed here: max_tokens, n,"),

@@ -123,6 +123,13 @@ def test_an_oracle_that_trains_is_seen_in_the_graph() -> None:
     assert "mini/iteration_0/utilities" in data_ancestors(lines, "mini/iteration_0/filtered_set")
 
 
+def test_stages_that_load_a_policy_share_a_pool(graph: dg.Definitions) -> None:
+    pools = {a.key.path[-1]: a.op.pool for a in graph.assets or [] if isinstance(a, dg.AssetsDefinition)}
+    asked = {"base_checkpoint", "generations", "multiple_choice", "probes", "checkpoint"}
+    assert {name for name, pool in pools.items() if pool == "accelerator"} == asked
+    assert {pool for name, pool in pools.items() if name not in asked} == {None}
+
+
 def test_the_only_gates_lead_from_a_gap_to_generations_and_probes_after_it(graph: dg.Definitions) -> None:
     gates = [line for line in edge_lines(graph) if line.endswith("(gate)")]
     assert gates == [
@@ -253,6 +260,16 @@ def test_training_prompts_are_dealt_by_iteration_unless_the_study_keeps_them(tmp
             plan.fingerprint(plan.address("prompts", t, ("pico", "custom"), "train")) for t in (0, 1)
         )
         assert (first == second) == kept
+
+
+def test_an_update_starts_from_the_previous_policy_unless_the_study_says_base() -> None:
+    def starts(word: str) -> list[str]:
+        plan = Plan(load_study(MINI, [f"distillation.start_from={word}", "iterations=3"]))
+        made = (plan.address("checkpoint", t, ("pico", "sudoku4")) for t in range(3))
+        return [plan.nodes[address].inputs["start_policy"].stage for address in made]
+
+    assert starts("previous") == ["base_checkpoint", "checkpoint", "checkpoint"]
+    assert starts("base") == ["base_checkpoint"] * 3
 
 
 def test_every_verification_is_an_asset_and_a_second_one_moves_no_key() -> None:
