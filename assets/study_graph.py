@@ -53,7 +53,6 @@ from si_dagster.plan import SUMMARIES, Node, Plan, asset_path
 from si_dagster.store.layout import Address
 from si_dagster.study import Study
 
-
 POOL = "accelerator"
 """Dagster's pool of all stages that load a policy."""
 

@@ -5,10 +5,15 @@
     python benchmarks/throughput.py prefix                     multiple choice, prefix shared or read again
     python benchmarks/throughput.py growth --checkpoint DIR    a whole iteration, 10^3 to 10^5 generations
     python benchmarks/throughput.py store                      the store alone, to 10^7 rows
-    python benchmarks/throughput.py dagster                    share of a quickstart outside its stages
+    python benchmarks/throughput.py loop                       from nothing; the quickstart unless --study
 
 DIR is a Hugging Face folder, e.g. the base checkpoint of a finished quickstart. Each prints one JSON line a
-measurement, with command, machine and load. It does not measure quality, nor servers on other machines.
+measurement, with command, machine and load. On a GPU:
+
+    python benchmarks/throughput.py loop --study studies/hundred_million.yaml --engine vllm --home HOME
+    python benchmarks/throughput.py asset --engine vllm --checkpoint DIR    # the base of that study
+
+It does not measure quality, nor servers on other machines.
 """
 
 import argparse
@@ -28,13 +33,17 @@ import numpy as np
 import polars as pl
 import yaml
 
-from si_dagster.engines.base import Prompt, SamplingParams
+from assets.report import study_metrics
+from si_dagster.engines.process import child_environment, engine_python
 from si_dagster.engines.registry import open_engine
 from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store
+from si_dagster.store.manifest import Manifest
 from si_dagster.study import load_study, parse_study
 
 CELL = ("policy", "sudoku4")
+WARM_UP = 8
+"""Prompts that start and warm an engine, and are not timed by themselves."""
 BASE_STUDY: dict[str, Any] = {
     "name": "throughput",
     "tasks": [{"name": "sudoku4", "options": {"num_blanks": 8}}],
@@ -83,36 +92,78 @@ def run_study(file: Path, home: Path, *options: str) -> tuple[float, float]:
     return time.perf_counter() - began, usage.ru_maxrss * 1024 / 1e9
 
 
-def bare(arguments: argparse.Namespace) -> None:
-    """The engine alone, in a process of its own: import, load, draw everything in one call."""
-    table = pl.read_parquet(arguments.prompts)
-    engine = open_engine(arguments.engine, arguments.checkpoint)
-    sampling = SamplingParams(n=16, temperature=1.0, top_p=1.0, max_tokens=20, seed=1)
-    engine.generate([Prompt(*row) for row in table.select("prompt_id", "prompt").iter_rows()], sampling)
-    engine.close()
+def options_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """Of the engine, the same on both sides."""
+    return dict(option.split("=", 1) for option in arguments.engine_option)
+
+
+def drawn(arguments: argparse.Namespace, scratch: Path) -> tuple[Path, dict[str, Any]]:
+    """A run with few training and many held-out prompts; its store, and what the generations assets told.
+
+    Both splits are one step of the graph: the first starts the engine, the second finds it warm.
+    """
+    home = scratch / "home"
+    file = study_file(scratch, arguments.checkpoint, train=WARM_UP, held=arguments.num_prompts)
+    told = [f"--engine-option={name}={value}" for name, value in options_of(arguments).items()]
+    run_study(file, home, "--engine", arguments.engine, *told)
+    plan, store = Plan(load_study(file)), Store(home)
+    manifests = [
+        store.require(plan.address("generations", 0, CELL, split)).manifest for split in ("train", "eval")
+    ]
+    start, warm = (manifest.metadata["wall_seconds"] for manifest in manifests)
+    tokens = manifests[1].metadata["num_tokens"]
+    return home, {"completions": manifests[1].num_rows, "tokens": tokens, "cold": start + warm, "warm": warm}
+
+
+def prompts_of(home: Path, scratch: Path, split: str) -> list[tuple[str, str]]:
+    plan = Plan(load_study(scratch / "throughput.yaml"))
+    table = Store(home).require(plan.address("prompts", 0, CELL, split)).read(["prompt_id", "prompt"])
+    return table.rows()
+
+
+def bare(arguments: argparse.Namespace, scratch: Path, home: Path) -> dict[str, float]:
+    """The same prompts by the engine alone, in a process of its own and one call a split."""
+    spec = {
+        "engine": arguments.engine,
+        "checkpoint": str(arguments.checkpoint.absolute()),
+        "options": options_of(arguments),
+        "sampling": {**BASE_STUDY["generation"], "seed": 1},
+        "warm_up": prompts_of(home, scratch, "train"),
+        "timed": prompts_of(home, scratch, "eval"),
+    }
+    (scratch / "bare.json").write_text(json.dumps(spec))
+    command = [engine_python(arguments.engine), str(Path(__file__).with_name("bare_engine.py"))]
+    began = time.perf_counter()
+    done = subprocess.run(
+        [*command, str(scratch / "bare.json")],
+        env=child_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    cold = time.perf_counter() - began
+    return {**json.loads(done.stdout.splitlines()[-1]), "cold": cold}
 
 
 def asset(arguments: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        home = Path(scratch) / "home"
-        file = study_file(Path(scratch), arguments.checkpoint, train=4, held=arguments.num_prompts)
-        run_study(file, home, "--engine", arguments.engine)
-        plan, store = Plan(load_study(file)), Store(home)
-        made = store.require(plan.address("generations", 0, CELL, "eval"))
-        prompts = store.require(plan.address("prompts", 0, CELL, "eval")).part_paths[0]
-        seconds = {"asset": made.manifest.metadata["wall_seconds"]}
-        command = [sys.executable, __file__, "bare", "--engine", arguments.engine]
-        command += ["--checkpoint", str(arguments.checkpoint), "--prompts", str(prompts)]
-        began = time.perf_counter()
-        subprocess.run(command, check=True)
-        seconds["bare"] = time.perf_counter() - began
+    """Cold: with the start of the engine on both sides. Warm: the second split alone, on both sides."""
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        home, ours = drawn(arguments, scratch)
+        alone = bare(arguments, scratch, home)
         told(
             "asset against bare engine",
             engine=arguments.engine,
-            completions=made.manifest.num_rows,
-            asset_seconds=seconds["asset"],
-            bare_seconds=seconds["bare"],
-            ratio=seconds["asset"] / seconds["bare"],
+            options=options_of(arguments),
+            completions=ours["completions"],
+            asset_seconds=ours["warm"],
+            bare_seconds=alone["timed_seconds"],
+            ratio=ours["warm"] / alone["timed_seconds"],
+            asset_tokens_per_second=ours["tokens"] / ours["warm"],
+            bare_tokens_per_second=alone["timed_tokens"] / alone["timed_seconds"],
+            asset_seconds_with_start=ours["cold"],
+            bare_seconds_with_start=alone["cold"],
+            ratio_with_start=ours["cold"] / alone["cold"],
         )
 
 
@@ -130,33 +181,38 @@ HARNESS_TASK = {
 
 
 def harness(arguments: argparse.Namespace) -> None:
-    """The same prompts, 16 samples each, by lm-evaluation-harness and by a run up to generations."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, home = Path(scratch), Path(scratch) / "home"
-        file = study_file(folder, arguments.checkpoint, train=4, held=arguments.num_prompts)
-        ours, _ = run_study(file, home, "--engine", arguments.engine)
-        plan, store = Plan(load_study(file)), Store(home)
-        made = store.require(plan.address("generations", 0, CELL, "eval"))
-        prompts = store.require(plan.address("prompts", 0, CELL, "eval")).read(["prompt_id", "prompt"])
-        prompts.write_ndjson(folder / "prompts.jsonl")
-        task = {**HARNESS_TASK, "dataset_kwargs": {"data_files": {"test": str(folder / "prompts.jsonl")}}}
-        (folder / "sudoku4_samples.yaml").write_text(yaml.safe_dump(task))
-        backend = {"transformers": "hf", "vllm": "vllm"}[arguments.engine]
-        command = [arguments.lm_eval, "-m", "lm_eval", "run", "--model", backend]
-        command += ["--model_args", f"pretrained={arguments.checkpoint},dtype=float32"]
-        command += ["--tasks", "sudoku4_samples", "--include_path", str(folder), "--batch_size", "256"]
-        began = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        theirs = time.perf_counter() - began
+    """The same prompts, 16 samples each, with the start on both sides and, what is left without it, warm."""
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        home, ours = drawn(arguments, scratch)
+        rows = pl.DataFrame(prompts_of(home, scratch, "eval"), ["prompt_id", "prompt"], orient="row")
+        rows.write_ndjson(scratch / "prompts.jsonl")
+        task = {**HARNESS_TASK, "dataset_kwargs": {"data_files": {"test": str(scratch / "prompts.jsonl")}}}
+        (scratch / "sudoku4_samples.yaml").write_text(yaml.safe_dump(task))
+        theirs = harness_seconds(arguments, scratch)
+        start = harness_seconds(arguments, scratch, "--limit", str(WARM_UP))
         told(
             "asset against lm-evaluation-harness",
             engine=arguments.engine,
-            completions=made.manifest.num_rows,
-            asset_seconds=made.manifest.metadata["wall_seconds"],
-            whole_study_seconds=ours,
-            harness_seconds=theirs,
-            ratio=theirs / made.manifest.metadata["wall_seconds"],
+            completions=ours["completions"],
+            asset_seconds=ours["warm"],
+            harness_seconds=theirs - start,
+            ratio=(theirs - start) / ours["warm"],
+            asset_seconds_with_start=ours["cold"],
+            harness_seconds_with_start=theirs,
+            ratio_with_start=theirs / ours["cold"],
         )
+
+
+def harness_seconds(arguments: argparse.Namespace, scratch: Path, *limit: str) -> float:
+    backend = {"transformers": "hf", "vllm": "vllm"}[arguments.engine]
+    dtype = options_of(arguments).get("dtype", "float32")
+    command = [arguments.lm_eval, "-m", "lm_eval", "run", "--model", backend]
+    command += ["--model_args", f"pretrained={arguments.checkpoint},dtype={dtype}"]
+    command += ["--tasks", "sudoku4_samples", "--include_path", str(scratch), "--batch_size", "256", *limit]
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
 
 
 def prefix(arguments: argparse.Namespace) -> None:
@@ -275,27 +331,53 @@ def _chunks(prefix: str, rows: int) -> Iterator[pl.DataFrame]:
         )
 
 
-def dagster(arguments: argparse.Namespace) -> None:
-    """A study from nothing: the wall of the command, of Dagster's runs in it, and of the stages in those."""
+def loop(arguments: argparse.Namespace) -> None:
+    """A study from nothing: each stage that asks an engine or trains, the gaps, what was outside."""
     import dagster as dg
 
     from si_dagster.instance import open_instance
 
     with tempfile.TemporaryDirectory() as scratch:
-        home = Path(scratch) / "home"
-        command, _ = run_study(arguments.study, home)
-        stages = sum(manifest.metadata["wall_seconds"] for manifest in Store(home).manifests())
+        home = arguments.home or Path(scratch) / "home"
+        options = [f"--engine-option={name}={value}" for name, value in options_of(arguments).items()]
+        command, _ = run_study(arguments.study, home, "--engine", arguments.engine, *options)
+        plan, store = Plan(load_study(arguments.study)), Store(home)
+        manifests = [store.require(address).manifest for address in plan.nodes if store.manifest(address)]
+        for manifest in manifests:
+            stage_told(manifest)
+        gaps = study_metrics(plan, store).filter(pl.col("split") == "eval")
+        for row in gaps.select("iteration", "expected_utility", "gap", "gap_low", "gap_high").to_dicts():
+            told("gap", **row)
         with open_instance(home) as instance:
             records = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
-        runs = sum((record.end_time or 0) - (record.start_time or 0) for record in records)
+    runs = sum((record.end_time or 0) - (record.start_time or 0) for record in records)
+    stages = sum(manifest.metadata["wall_seconds"] for manifest in manifests)
     told(
         "share of a run outside its stages",
         study=arguments.study.stem,
+        engine=arguments.engine,
         command_seconds=command,
         run_seconds=runs,
         stage_seconds=stages,
         share_of_runs=1 - stages / runs,
         share_of_command=1 - stages / command,
+    )
+
+
+def stage_told(manifest: Manifest) -> None:
+    """Wall, tokens a second, peak memory and FLOPs of a stage that asked an engine or trained."""
+    known = manifest.metadata
+    if not {"num_tokens", "completion_tokens", "flops", "pretraining_flops"} & known.keys():
+        return
+    tokens = known.get("num_tokens") or known.get("completion_tokens")
+    told(
+        "stage",
+        artifact=manifest.artifact_id,
+        seconds=known["wall_seconds"],
+        tokens_per_second=tokens / known["wall_seconds"] if tokens else None,
+        peak_gb=(known.get("peak_memory_bytes") or 0) / 1e9,
+        peak_gpu_gb=(known.get("peak_gpu_memory_bytes") or 0) / 1e9,
+        flops=known.get("flops", known.get("pretraining_flops")),
     )
 
 
@@ -308,7 +390,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--engine", default="transformers")
     parser.add_argument("--study", type=Path, default=Path("studies/quickstart.yaml"))
     parser.add_argument("--home", type=Path)
-    parser.add_argument("--prompts", type=Path)
+    parser.add_argument("--engine-option", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--num-prompts", type=int, default=2000)
     parser.add_argument("--prefix", type=int, default=200)
     parser.add_argument("--rows", type=int)
@@ -317,16 +399,14 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-MEASURES = {
-    function.__name__: function for function in (asset, harness, prefix, growth, store, dagster, bare, write)
-}
+MEASURES = {function.__name__: function for function in (asset, harness, prefix, growth, store, loop, write)}
 SIZES = {"growth": [10**3, 10**4, 10**5], "store": [10**5, 10**6, 10**7]}
 
 
 def main() -> None:
     arguments = parsed()
     arguments.sizes = arguments.sizes or SIZES.get(arguments.what)
-    if arguments.what not in ("bare", "write"):
+    if arguments.what != "write":
         print(f"# {datetime.now().date()}", flush=True)
         machine()
     MEASURES[arguments.what](arguments)

@@ -35,7 +35,10 @@ SMALL_STEPS = 4
 
 
 def finding_studies(small: bool = False, folder: Path = STUDIES) -> list[tuple[str, Study]]:
-    """(name of the file or variant, study) in the order of the runs: all of a seed before the next seed.
+    """(name of the file or variant, study) in the order of the runs: the longest first, and a variant last.
+
+    All seeds of a study come before the next study: studies of the arithmetic family take as long as all
+    others of their seed together, and one that came last would run by itself while the other cores are idle.
 
     Examples:
         >>> [name for name, _ in finding_studies(small=True)][2:]
@@ -51,8 +54,8 @@ def finding_studies(small: bool = False, folder: Path = STUDIES) -> list[tuple[s
     ]
     loaded = [
         (name, _of_seed(name, file, seed, overrides))
-        for seed in ((SMALL_SEED,) if small else SEEDS)
         for name, file, overrides in asked
+        for seed in ((SMALL_SEED,) if small else SEEDS)
     ]
     return [(name, shrunk(study) if small else study) for name, study in loaded]
 

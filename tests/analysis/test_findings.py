@@ -279,7 +279,7 @@ def test_the_page_holds_what_was_measured_and_says_what_was_not():
 def test_studies_of_the_findings_can_be_drawn_and_cover_two_orders_of_magnitude():
     studies = finding_studies()
     assert len(studies) == 5 * len(SEEDS) == len({study.name for _, study in studies})
-    for _, study in studies[:5]:
+    for _, study in studies[:: len(SEEDS)]:
         assert Plan(study).nodes
     arithmetic = dict(studies)["findings_arithmetic"]
     rows = [
