@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from si_dagster.analysis.data import StudyData
-from si_dagster.analysis.findings import FINDINGS, ITERATION, ORACLE, Evidence, Measured, verdict
-from si_dagster.analysis.findings_page import pictures, written
+from si_dagster.analysis.findings import ITERATION, ORACLE, Evidence, Measured, verdict
+from si_dagster.analysis.findings_page import sections, written
+from si_dagster.analysis.plots import to_svg
 from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store
 from si_dagster.store.atomic import write_bytes
@@ -128,6 +129,7 @@ def _measured(stem: str, plan: Plan, store: Store) -> Iterator[Measured]:
                 model=samples.model,
                 num_parameters=int(base.manifest.metadata["num_parameters"]),
                 flops=float(base.manifest.metadata["pretraining_flops"]),
+                prompts=samples.policy.prompt_ids,
                 offsets=samples.offsets,
                 utilities=samples.utilities,
                 scores=samples.scores,
@@ -150,10 +152,11 @@ def write_page(
     found = evidence(store, small, studies)
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
-    drawn = pictures(found)
-    for name, svg in drawn.items():
-        write_bytes(images / name, svg.encode())
+    judged = sections(found)
+    for each in judged:
+        if each.chart is not None:
+            write_bytes(images / each.image, to_svg(each.chart).encode())
     page = folder / "findings.md"
     seeds = [study.seed for _, study in finding_studies(small, studies)]
-    write_bytes(page, written(found, seeds, set(drawn)).encode())
-    return page, {f"{f.number}. {f.title}": verdict(f.contrasts(found)) for f in FINDINGS}
+    write_bytes(page, written(found, seeds, judged).encode())
+    return page, {f"{s.finding.number}. {s.finding.title}": verdict(s.contrasts) for s in judged}

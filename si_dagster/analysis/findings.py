@@ -2,7 +2,8 @@
 
 Expectations and rules stand here, and were committed, before the studies of `studies/findings_*.yaml` were
 run. A finding is a list of contrasts. A contrast is a number of each seed, with an interval that pools the
-seeds: within each, prompts are resampled; the mean over seeds is what is told. It is
+seeds: prompts are resampled, one that several seeds share in all of them at once; the mean over seeds is what
+is told. It is
 
     supported      if the interval lies wholly where it was expected, and every seed's estimate does;
     contradicted   if the interval lies wholly on the other side, and every seed's estimate does;
@@ -14,10 +15,10 @@ scale otherwise. What it does not do: run anything (see `reproduction`), correct
 holds for policies of a few hundred thousand parameters holds for large ones.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Literal
 
 import numpy as np
@@ -65,6 +66,7 @@ class Measured:
         model: Its family.
         num_parameters: N.
         flops: Pre-training FLOPs of its base, 6 N D.
+        prompts: Ids; the same question has the same id in every seed; shape (num_prompts,).
         offsets: Shape (num_prompts + 1,).
         utilities: Shape (num_samples,).
         scores: Verification -> scores, NaN if unparsed; shape (num_samples,).
@@ -76,6 +78,7 @@ class Measured:
     model: str
     num_parameters: int
     flops: float
+    prompts: np.ndarray
     offsets: np.ndarray
     utilities: np.ndarray
     scores: dict[str, np.ndarray] = field(default_factory=dict)
@@ -110,6 +113,7 @@ class Contrast:
         bound: 0, or a margin.
         per_seed: Seed -> estimate.
         interval: Of the mean over seeds.
+        note: What a reader has to know beside the status; judges nothing.
     """
 
     claim: str
@@ -117,6 +121,7 @@ class Contrast:
     bound: float
     per_seed: dict[int, float]
     interval: Interval
+    note: str = ""
 
     @property
     def status(self) -> Status:
@@ -158,58 +163,106 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 """From sums over prompts, shape (num_resamples, num_columns), to a number each, shape (num_resamples,)."""
 
 
-def pooled(columns_of: dict[int, np.ndarray], statistic: Statistic) -> tuple[dict[int, float], Interval]:
+@dataclass(frozen=True)
+class PerPrompt:
+    """Values of the prompts of one seed.
+
+    Attributes:
+        prompts: Ids; shape (num_prompts,).
+        values: Shape (num_prompts, num_columns).
+    """
+
+    prompts: np.ndarray
+    values: np.ndarray
+
+    @property
+    def known(self) -> "PerPrompt":
+        """Values with 0 for NaN, and beside them which are known."""
+        return PerPrompt(self.prompts, np.hstack([np.nan_to_num(self.values), ~np.isnan(self.values)]))
+
+
+Seeds = dict[int, PerPrompt]
+"""Seed -> values of its prompts."""
+
+
+def pooled(columns_of: Seeds, statistic: Statistic) -> tuple[dict[int, float], Interval]:
     """A statistic of each seed, and its mean over seeds with a percentile interval.
 
     Args:
-        columns_of: Seed -> values a prompt, without NaN; shape (num_prompts, num_columns).
-        statistic: Of the sums of the columns.
+        columns_of: Seed -> values without NaN.
+        statistic: Of the sums of the columns; must not depend on how many prompts there are but through them.
     """
-    per_seed = {seed: statistic(columns.sum(axis=0)[None])[0] for seed, columns in columns_of.items()}
-    draws = np.mean([statistic(_resampled(seed, columns)) for seed, columns in columns_of.items()], axis=0)
-    return {seed: float(value) for seed, value in per_seed.items()}, _interval(list(per_seed.values()), draws)
+    per_seed = {
+        seed: float(statistic(found.values.sum(axis=0)[None])[0]) for seed, found in columns_of.items()
+    }
+    draws = np.mean([statistic(sums) for sums in resampled(columns_of).values()], axis=0)
+    return per_seed, _interval(list(per_seed.values()), draws)
+
+
+def resampled(columns_of: Seeds) -> dict[int, np.ndarray]:
+    """Sums of each seed's columns over prompts drawn with replacement from those of all seeds together.
+
+    A prompt that several seeds share is drawn for all of them at once: what it adds to one seed it adds to
+    the others, and taking its copies for independent prompts would make intervals too narrow (ours). Where
+    no prompt is shared, seeds still are independent; how many prompts of each are drawn then varies a little.
+
+    Returns:
+        Seed -> shape (NUM_RESAMPLES, num_columns).
+
+    Examples:
+        Two seeds with the same values of the same prompts do not differ in any resample:
+
+        >>> alike = PerPrompt(np.array(["a", "b"]), np.array([[1.0], [0.0]]))
+        >>> first, second = resampled({0: alike, 1: alike}).values()
+        >>> bool((first == second).all())
+        True
+    """
+    prompts = np.unique(np.concatenate([found.prompts for found in columns_of.values()]))
+    together = np.hstack([_placed(found, prompts) for found in columns_of.values()])
+    sums = resampled_sums(together, NUM_RESAMPLES, derive_seed(min(columns_of), "findings"))
+    ends = np.cumsum([found.values.shape[1] for found in columns_of.values()])
+    return dict(zip(columns_of, np.split(sums, ends[:-1], axis=1), strict=True))
+
+
+def _placed(found: PerPrompt, prompts: np.ndarray) -> np.ndarray:
+    """The values in the rows of all prompts, 0 where this seed did not ask; prompts are sorted."""
+    rows = np.zeros((len(prompts), found.values.shape[1]))
+    np.add.at(rows, np.searchsorted(prompts, found.prompts), found.values)
+    return rows
 
 
 def of_means(
-    values_of: dict[int, np.ndarray], coefficients: Sequence[float] | np.ndarray
+    values_of: Seeds, coefficients: Sequence[float] | np.ndarray
 ) -> tuple[dict[int, float], Interval]:
     """`pooled` for a weighted sum of means over prompts, each over the prompts where its value is known.
 
     Args:
-        values_of: Seed -> values, NaN if unknown; shape (num_prompts, num_values).
+        values_of: Seed -> values, NaN if unknown.
         coefficients: One a value.
 
     Examples:
         Means 1 and 3 where known, 3 - 1 = 2:
 
-        >>> of_means({0: np.array([[1.0, 3.0], [1.0, np.nan]])}, [-1.0, 1.0])[0]
+        >>> found = PerPrompt(np.array(["a", "b"]), np.array([[1.0, 3.0], [1.0, np.nan]]))
+        >>> of_means({0: found}, [-1.0, 1.0])[0]
         {0: 2.0}
     """
-    columns_of = {seed: _known(values) for seed, values in values_of.items()}
+    columns_of = {seed: found.known for seed, found in values_of.items()}
     return pooled(columns_of, lambda sums: _means(sums) @ np.asarray(coefficients))
 
 
-def each_mean(values_of: dict[int, np.ndarray]) -> list[Interval]:
+def each_mean(values_of: Seeds) -> list[Interval]:
     """The mean of every column over prompts, then seeds, with its interval; arguments as in `of_means`."""
-    columns_of = {seed: _known(values) for seed, values in values_of.items()}
-    per_seed = np.array([_means(columns.sum(axis=0)[None])[0] for columns in columns_of.values()])
-    draws = np.mean([_means(_resampled(seed, columns)) for seed, columns in columns_of.items()], axis=0)
+    columns_of = {seed: found.known for seed, found in values_of.items()}
+    per_seed = np.array([_means(found.values.sum(axis=0)[None])[0] for found in columns_of.values()])
+    draws = np.mean([_means(sums) for sums in resampled(columns_of).values()], axis=0)
     return [_interval(per_seed[:, place].tolist(), draws[:, place]) for place in range(draws.shape[1])]
 
 
-def _known(values: np.ndarray) -> np.ndarray:
-    """Values with 0 for NaN, and beside them which are known."""
-    return np.hstack([np.nan_to_num(values), ~np.isnan(values)])
-
-
 def _means(sums: np.ndarray) -> np.ndarray:
-    """Means from the sums of the columns of `_known`."""
+    """Means from the sums of the columns of `PerPrompt.known`."""
     count = sums.shape[1] // 2
     return divide_or_nan(sums[:, :count], sums[:, count:])
-
-
-def _resampled(seed: int, columns: np.ndarray) -> np.ndarray:
-    return resampled_sums(columns, NUM_RESAMPLES, derive_seed(seed, "findings"))
 
 
 def _interval(estimates: Sequence[float], draws: np.ndarray) -> Interval:
@@ -288,11 +341,15 @@ class Evidence:
         return max((m.iteration for m in self.measured if m.study == study), default=0)
 
 
-Values = Callable[[list[Measured]], list[np.ndarray]]
+Values = Callable[[Sequence[Measured]], Sequence[np.ndarray]]
+"""From the policies of one seed, which answered the same prompts, to columns of shape (num_prompts,)."""
 
 
-def _columns(seeds: dict[int, list[Measured]], values: Values) -> dict[int, np.ndarray]:
-    return {seed: np.stack(values(policies), axis=1) for seed, policies in seeds.items()}
+def _columns(seeds: Mapping[int, Sequence[Measured]], values: Values) -> Seeds:
+    return {
+        seed: PerPrompt(policies[0].prompts, np.stack(values(policies), axis=1))
+        for seed, policies in seeds.items()
+    }
 
 
 def _log_flops(seeds: dict[int, list[Measured]]) -> list[float]:
@@ -346,7 +403,7 @@ def _cleaner_law(seeds: dict[int, list[Measured]]) -> list[Contrast]:
     contrasts = []
     for name, values in lawless.items():
         both = _columns(seeds, lambda p, values=values: [*law(p), *values(p)])
-        columns = {seed: _known(found) for seed, found in both.items()}
+        columns = {seed: found.known for seed, found in both.items()}
         claim = f"R² of the relative gap under CoT-score on log10 FLOPs, less that of {name}"
         contrasts.append(Contrast(claim, "above", 0.0, *pooled(columns, advantage)))
     return contrasts
@@ -399,6 +456,15 @@ def cross_verification(evidence: Evidence) -> list[Contrast]:
     ]
 
 
+def by_identity(of_seeds: Sequence[Measured]) -> str:
+    """A note where J = 0 in some seed: no answer is right, so whatever is kept of them has J = 0 too."""
+    floor = [str(m.seed) for m in of_seeds if not np.nansum(m.utilities)]
+    if not floor:
+        return ""
+    where = "" if len(floor) == len(of_seeds) else f" in seed {', '.join(floor)}"
+    return f"J = 0{where}: the gap is 0 by identity, whatever the verifier"
+
+
 def no_gap_for_facts(evidence: Evidence) -> list[Contrast]:
     """Finding 3."""
     contrasts = []
@@ -407,13 +473,15 @@ def no_gap_for_facts(evidence: Evidence) -> list[Contrast]:
         for method in ("multiple_choice", "cot_score"):
             gaps = _columns(facts, lambda p, i=place, v=method: [p[i].gap(v)])
             claim = f"facts: gap of base {first.model} under {NAMES[method]}"
-            contrasts.append(Contrast(claim, "below", MARGIN, *of_means(gaps, [1.0])))
+            note = by_identity([policies[place] for policies in facts.values()])
+            contrasts.append(Contrast(claim, "below", MARGIN, *of_means(gaps, [1.0]), note))
     bases = next(iter(sudoku.values()), [])
     for place, base in enumerate(bases):
         side: Side = "above" if base is bases[-1] else "below"
         gaps = _columns(sudoku, lambda p, i=place: [p[i].gap("multiple_choice")])
         claim = f"Sudoku: gap of base {base.model} under MC"
-        contrasts.append(Contrast(claim, side, MARGIN, *of_means(gaps, [1.0])))
+        note = by_identity([policies[place] for policies in sudoku.values()])
+        contrasts.append(Contrast(claim, side, MARGIN, *of_means(gaps, [1.0]), note))
     if bool(facts) != bool(sudoku):
         contrasts.append(not_measured("Sudoku" if facts else "facts", "below", MARGIN))
     return contrasts
@@ -430,7 +498,7 @@ def iteration(evidence: Evidence) -> list[Contrast]:
     def pass_at(num: int) -> Callable[[Measured], np.ndarray]:
         return lambda m: pass_at_k(m.utilities, m.offsets, num)
 
-    final = {seed: then.gap("multiple_choice")[:, None] for seed, (_, then) in pairs.items()}
+    final = _columns(pairs, lambda pair: [pair[1].gap("multiple_choice")])
     return [
         Contrast(
             f"change of the gap over {last} updates",
@@ -456,8 +524,7 @@ def _first_and_last(evidence: Evidence, study: str) -> Pairs:
 
 
 def _change(pairs: Pairs, of: Callable[[Measured], np.ndarray]) -> tuple[dict[int, float], Interval]:
-    values = {seed: np.stack([of(first), of(then)], axis=1) for seed, (first, then) in pairs.items()}
-    return of_means(values, [-1.0, 1.0])
+    return of_means(_columns(pairs, lambda pair: [of(m) for m in pair]), [-1.0, 1.0])
 
 
 def _diversity_under_truth(pairs: Pairs, by_truth: Pairs, k: int) -> list[Contrast]:
@@ -470,12 +537,29 @@ def _diversity_under_truth(pairs: Pairs, by_truth: Pairs, k: int) -> list[Contra
     if not both:
         return [not_measured(*claim) for claim in claims]
 
-    def pass_at_last(pair: tuple[Measured, Measured]) -> np.ndarray:
-        return pass_at_k(pair[1].utilities, pair[1].offsets, k)
+    def pass_at(m: Measured) -> np.ndarray:
+        return pass_at_k(m.utilities, m.offsets, k)
 
-    arms = {s: np.stack([pass_at_last(pairs[s]), pass_at_last(by_truth[s])], axis=1) for s in sorted(both)}
-    kept = _change(by_truth, lambda m: pass_at_k(m.utilities, m.offsets, k))
-    return [Contrast(*claims[0], *kept), Contrast(*claims[1], *of_means(arms, [-1.0, 1.0]))]
+    arms = {seed: (pairs[seed][1], by_truth[seed][1]) for seed in sorted(both)}
+    return [Contrast(*claims[0], *_change(by_truth, pass_at)), Contrast(*claims[1], *_change(arms, pass_at))]
+
+
+def beyond_reweighting(evidence: Evidence) -> list[Contrast]:
+    """Beside finding 4: an update can gain what no filter could, such as the format of an answer."""
+    policies = [evidence.seeds(ITERATION, t) for t in range(evidence.last_iteration(ITERATION) + 1)]
+    return [
+        Contrast(f"J(f_{t}) - J(f_{t - 1}[w])", "above", 0.0, *_update_gain(before, after))
+        for t, (before, after) in enumerate(pairwise(policies), 1)
+        if before.keys() & after.keys()
+    ]
+
+
+def _update_gain(
+    before: dict[int, list[Measured]], after: dict[int, list[Measured]]
+) -> tuple[dict[int, float], Interval]:
+    pairs = {seed: (before[seed][0], after[seed][0]) for seed in sorted(before.keys() & after.keys())}
+    values = _columns(pairs, lambda p: [p[0].expected, p[0].gap("multiple_choice"), p[1].expected])
+    return of_means(values, [-1.0, -1.0, 1.0])
 
 
 def threshold_shape(evidence: Evidence) -> list[Contrast]:
@@ -484,16 +568,11 @@ def threshold_shape(evidence: Evidence) -> list[Contrast]:
     if not seeds:
         return []
 
-    def at(method: str, *quantiles: float) -> dict[int, np.ndarray]:
-        return {s: _curve(policies[-1], method, np.array(quantiles)) for s, policies in seeds.items()}
+    def at(method: str, *quantiles: float) -> Seeds:
+        return _columns(seeds, lambda p: _curve(p[-1], method, np.array(quantiles)))
 
-    def rounds(*taus: float) -> dict[int, np.ndarray]:
-        return {
-            s: gap_by_threshold(
-                p[-1].utilities, p[-1].scores["tournament"], p[-1].offsets, np.array(taus)
-            ).gap_per_prompt
-            for s, p in seeds.items()
-        }
+    def rounds(*taus: float) -> Seeds:
+        return _columns(seeds, lambda p: _cuts(p[-1], "tournament", np.array(taus)))
 
     bend = [-0.5, 1.0, -0.5]
     return [
@@ -548,9 +627,9 @@ class Cut:
     def gaps(self, m: Measured) -> np.ndarray:
         """Gap at every cut; shape (num_prompts, num_cuts)."""
         if self.rule == "quantile":
-            return _curve(m, self.method, QUANTILES)
+            return np.stack(_curve(m, self.method, QUANTILES), axis=1)
         taus = MARKS if self.method == "cot_score" else PROBABILITIES
-        return gap_by_threshold(m.utilities, m.scores[self.method], m.offsets, taus).gap_per_prompt
+        return np.stack(_cuts(m, self.method, taus), axis=1)
 
     def loss(self, home: Measured, donor: Measured) -> np.ndarray:
         """Gap at the cut chosen at home less that at the donor's, NaN but on prompts that chose neither.
@@ -589,8 +668,11 @@ def _loss_between_tasks(evidence: Evidence, cut: Cut) -> Contrast:
     if not both:
         return not_measured(claim, "above", MARGIN)
     losses = {
-        seed: _side_by_side(
-            cut.loss(sums[seed][-1], grids[seed][-1]), cut.loss(grids[seed][-1], sums[seed][-1])
+        seed: PerPrompt(
+            np.concatenate([sums[seed][-1].prompts, grids[seed][-1].prompts]),
+            _side_by_side(
+                cut.loss(sums[seed][-1], grids[seed][-1]), cut.loss(grids[seed][-1], sums[seed][-1])
+            ),
         )
         for seed in both
     }
@@ -611,10 +693,7 @@ def overlap(evidence: Evidence) -> list[Contrast]:
         return []
     contrasts = []
     for other in ("cot_binary", "cot_score"):
-        columns = {
-            s: pearson_columns(p[-1].scores["multiple_choice"], p[-1].scores[other], p[-1].offsets)
-            for s, p in seeds.items()
-        }
+        columns = _columns(seeds, lambda p, v=other: _pearson(p[-1], v))
         claim = f"Pearson correlation of MC and {NAMES[other]}"
         contrasts.append(Contrast(claim, "below", LITTLE_OVERLAP, *pooled(columns, pearson_statistic)))
     for alone in ("multiple_choice", "cot_binary"):
@@ -624,13 +703,23 @@ def overlap(evidence: Evidence) -> list[Contrast]:
     return contrasts
 
 
+def _pearson(m: Measured, other: str) -> list[np.ndarray]:
+    return list(pearson_columns(m.scores["multiple_choice"], m.scores[other], m.offsets).T)
+
+
 def _and_gap(m: Measured) -> np.ndarray:
     both = and_weights([m.weights("multiple_choice"), m.weights("cot_binary")])
     return gap_per_prompt(m.utilities, both, m.offsets)
 
 
-def _curve(m: Measured, method: str, quantiles: np.ndarray) -> np.ndarray:
-    return gap_by_quantile(m.utilities, m.scores[method], m.offsets, quantiles).gap_per_prompt
+def _curve(m: Measured, method: str, quantiles: np.ndarray) -> list[np.ndarray]:
+    """Gap of each prompt at each quantile."""
+    return list(gap_by_quantile(m.utilities, m.scores[method], m.offsets, quantiles).gap_per_prompt.T)
+
+
+def _cuts(m: Measured, method: str, taus: np.ndarray) -> list[np.ndarray]:
+    """Gap of each prompt at each global threshold."""
+    return list(gap_by_threshold(m.utilities, m.scores[method], m.offsets, taus).gap_per_prompt.T)
 
 
 NAMES = {
@@ -642,9 +731,7 @@ NAMES = {
 METHODS = tuple(NAMES)
 
 
-def _points(
-    x: Iterable[float | str], series: str, columns_of: dict[int, np.ndarray]
-) -> list[dict[str, float | str]]:
+def _points(x: Iterable[float | str], series: str, columns_of: Seeds) -> list[dict[str, float | str]]:
     """One point a value, with its interval; columns in the order of x."""
     return [
         {"x": at, "series": series, "value": found.estimate, "low": found.low, "high": found.high}
@@ -707,7 +794,7 @@ def threshold_points(evidence: Evidence) -> pl.DataFrame:
     seeds = evidence.seeds("findings_arithmetic")
     rows = []
     for method in METHODS if seeds else ():
-        columns = {s: _curve(p[-1], method, QUANTILES) for s, p in seeds.items()}
+        columns = _columns(seeds, lambda p, v=method: _curve(p[-1], v, QUANTILES))
         rows += _points(QUANTILES.tolist(), NAMES[method], columns)
     return pl.DataFrame(rows)
 
@@ -738,6 +825,7 @@ class Finding:
         contrasts: What it is judged by.
         points: What its picture shows; columns x, series, value, low, high.
         axes: Titles of the picture's axes; x of FLOPs is logarithmic.
+        unmeasured: What the paper says besides and nothing here puts to the test.
         beside: Contrasts that are shown and not judged.
     """
 
@@ -748,6 +836,7 @@ class Finding:
     contrasts: Callable[[Evidence], list[Contrast]]
     points: Callable[[Evidence], pl.DataFrame]
     axes: tuple[str, str]
+    unmeasured: tuple[str, ...]
     beside: Callable[[Evidence], list[Contrast]] | None = None
 
 
@@ -762,10 +851,18 @@ FINDINGS = (
         "Reproduced, since checking a sum here takes the same skill as working it out: a base that cannot"
         " add has nothing to check with, and two independent tries agree on right answers rather than on "
         "wrong ones. That no other measure follows a line as closely: open, since all methods are learned"
-        " from the same text, and four points are few to tell one curve from another.",
+        " from the same text, and four points are few to tell one curve from another. [Written for"
+        " four bases; there are five now.]",
         scaling,
         scaling_points,
         (FLOPS_AXIS, "relative gap"),
+        (
+            "a line for each family: there is one family here, and its bases differ in size and in length of "
+            "training",
+            "the law on any other task than arithmetic",
+            "small models have no gap under nearly all verifiers: judged of the smallest base alone, and of "
+            "the mean over the four methods",
+        ),
         other_slopes,
     ),
     Finding(
@@ -777,6 +874,10 @@ FINDINGS = (
         cross_verification,
         cross_points,
         ("the verifier's pre-training FLOPs", "gap (CoT-score)"),
+        (
+            "the same under any other method than CoT-score, and on any other task than arithmetic",
+            "generators and verifiers of different families",
+        ),
     ),
     Finding(
         3,
@@ -789,6 +890,11 @@ FINDINGS = (
         no_gap_for_facts,
         facts_points,
         (FLOPS_AXIS, "gap (MC)"),
+        (
+            "under one point: the margin here is two, for a few hundred prompts a seed",
+            "CoT-binary and tournament on facts; every method but MC on Sudoku",
+            "sizes between, and the largest: three bases stand for each task",
+        ),
     ),
     Finding(
         4,
@@ -801,6 +907,15 @@ FINDINGS = (
         iteration,
         iteration_points,
         ("iteration", "gap, pass@k"),
+        (
+            "whatever the size: one base was iterated",
+            "preference optimisation (RPO) in place of rejection sampling",
+            "a fixed large verifier, with which the paper saw diversity lost too: here the policy verifies "
+            "itself",
+            "J(f_1) above J(f_0[w]) by learning the format of answers alone, told by strict against flexible "
+            "utilities: a grid has one format, so that the two coincide here",
+        ),
+        beyond_reweighting,
     ),
     Finding(
         5,
@@ -814,6 +929,12 @@ FINDINGS = (
         threshold_shape,
         threshold_points,
         ("per-prompt quantile", "gap"),
+        (
+            "the shape at any other size than the largest base, and on any other task than arithmetic",
+            "growing throughout, or first growing and then shrinking: judged at two or three cuts, not along "
+            "the curve",
+            "thresholds of tournament, and of CoT-score between tasks",
+        ),
         other_transfers,
     ),
     Finding(
@@ -826,5 +947,10 @@ FINDINGS = (
         overlap,
         overlap_points,
         ("verifier", "gap"),
+        (
+            "other pairs and sizes: judged of MC with CoT-binary and CoT-score, on answers of the largest "
+            "base",
+            "AND of MC and CoT-score, or of three verifiers",
+        ),
     ),
 )

@@ -4,13 +4,28 @@ Every number on it comes from an `Evidence`. It judges nothing and holds no figu
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from si_dagster.analysis.findings import FINDINGS, FLOPS_AXIS, MIN_SEEDS, Contrast, Evidence, Finding, verdict
-from si_dagster.analysis.plots import HEIGHT, WIDTH, to_svg
+from si_dagster.analysis.findings import (
+    FINDINGS,
+    FLOPS_AXIS,
+    MIN_SEEDS,
+    NAMES,
+    Contrast,
+    Evidence,
+    Finding,
+    Measured,
+    by_identity,
+    verdict,
+)
+from si_dagster.analysis.plots import HEIGHT, WIDTH, to_markdown
 from si_dagster.analysis.table import NO_SPREAD, has_no_spread, markdown_table
+from si_dagster.core.verifier_quality import verifier_quality
+from si_dagster.core.weighting import summarise_weights
 
 HEAD = """# The findings of "Mind the Gap", put to the test
 
@@ -21,60 +36,117 @@ before the run, what came out, and the verdict by a rule that was fixed beforeha
 where it was broken off, and writes what is stored at any time with `--only-write`.
 
 A finding rests on contrasts. A contrast is a number of each seed; the interval is the 95% percentile
-bootstrap of its mean over seeds, prompts resampled within each seed. It is supported if the interval and
-every seed's estimate lie where they were expected, contradicted if all lie on the other side, and open
-otherwise or with fewer than {min_seeds} seeds. All supported: reproduced. Any contradicted: refuted. Else
-open at this scale. The interval covers the choice of prompts; of the seeds there are few, so that all of
-them have to agree. `[no spread]` stands where all prompts of every seed have one value; it is judged as the
-point it is, and hides that about 3/n of all prompts may differ from the n that were seen.
+bootstrap of its mean over seeds. Prompts are resampled, and one that several seeds share is drawn for all of
+them at once; Sudoku puzzles that differ in their blanks alone count as different prompts. It is supported if
+the interval and every seed's estimate lie where they were expected, contradicted if all lie on the other
+side, and open otherwise or with fewer than {min_seeds} seeds. All supported: reproduced. Any contradicted:
+refuted. Else open at this scale. The interval covers the choice of prompts; of the seeds there are few, so
+that all of them have to agree. `[no spread]` stands where all prompts of every seed have one value; it is
+judged as the point it is, and hides that about 3/n of all prompts may differ from the n that were seen.
 
 These are policies of some ten to some hundred thousand parameters on tasks made by rule. What holds here
 need not hold for large models, nor the other way round.
 """
 
+MOSTLY_UNPARSED = 0.5
+VERIFIERS_READING = """Every verifier under the rule of this page (CoT-binary keeps 1, all others the best
+quarter of each prompt), on evaluation prompts: the mean over seeds, in parentheses the least and the most of
+them, which is no interval. A verifier that cannot be read shows as unparsed, one that rejects or keeps
+everything in coverage and retained, one that sees no difference in an AUROC of .5 and a TPR no higher than
+the FPR. TPR and FPR are the shares of right and of wrong answers that are kept; AUROC is over all answers,
+which rewards telling easy prompts from hard ones, and within a prompt, which is what a gap lives on. `-`:
+right and wrong answers are not both there.
+"""
 
-def written(evidence: Evidence, seeds: Sequence[int], images: set[str]) -> str:
+
+@dataclass(frozen=True)
+class Section:
+    """One finding with all that is told of it.
+
+    Attributes:
+        finding: Which.
+        contrasts: What it is judged by.
+        beside: What is shown and not judged.
+        chart: Its picture, an altair chart; `None` where nothing of it is measured.
+    """
+
+    finding: Finding
+    contrasts: list[Contrast]
+    beside: list[Contrast]
+    chart: Any
+
+    @property
+    def image(self) -> str:
+        """File name of its picture."""
+        return f"finding_{self.finding.number}.svg"
+
+    @property
+    def linked_picture(self) -> str:
+        """The picture as Markdown that names its file."""
+        return "" if self.chart is None else f"![{self.finding.title}](images/{self.image})"
+
+    @property
+    def inline_picture(self) -> str:
+        """The picture as Markdown that carries its own bytes."""
+        return "" if self.chart is None else to_markdown(self.chart, self.finding.title, scale=1.0)
+
+
+def sections(evidence: Evidence) -> list[Section]:
+    """Every finding, judged and drawn."""
+    found = []
+    for finding in FINDINGS:
+        beside = finding.beside(evidence) if finding.beside else []
+        points = finding.points(evidence)
+        chart = None if points.is_empty() else point_chart(points, *finding.axes)
+        found.append(Section(finding, finding.contrasts(evidence), beside, chart))
+    return found
+
+
+def written(evidence: Evidence, seeds: Sequence[int], judged: Sequence[Section]) -> str:
     """The page as Markdown.
 
     Args:
         evidence: What was measured.
         seeds: Of the studies, as planned.
-        images: Names of pictures there are.
+        judged: As `sections` returns.
     """
-    judged = [(finding, finding.contrasts(evidence)) for finding in FINDINGS]
     parts = [
         HEAD.format(min_seeds=MIN_SEEDS),
         f"Seeds: {', '.join(map(str, dict.fromkeys(seeds)))}.\n",
-        "| finding | verdict |\n|---|---|",
-        *(f"| {f.number}. {f.title} | {_verdict(c)} |" for f, c in judged),
+        verdict_table(judged),
         "\n## The bases\n",
-        markdown_table(_bases(evidence)) if evidence.measured else "Nothing is measured yet.",
-        *(_section(finding, contrasts, evidence, images) for finding, contrasts in judged),
+        _bases_section(evidence) if evidence.measured else "Nothing is measured yet.",
+        *(section(each, each.linked_picture) for each in judged),
     ]
     return "\n".join(parts) + "\n"
+
+
+def verdict_table(judged: Sequence[Section]) -> str:
+    """Every finding and its verdict, as a Markdown table."""
+    rows = [f"| {s.finding.number}. {s.finding.title} | {_verdict(s.contrasts)} |" for s in judged]
+    return "\n".join(["| finding | verdict |\n|---|---|", *rows])
 
 
 def _verdict(contrasts: Sequence[Contrast]) -> str:
     return f"**{verdict(contrasts)}**"
 
 
-def _section(finding: Finding, contrasts: Sequence[Contrast], evidence: Evidence, images: set[str]) -> str:
-    name = image_name(finding)
-    picture = f"\n![{finding.title}](images/{name})\n" if name in images else ""
-    beside = finding.beside(evidence) if finding.beside else []
-    return "\n".join(
-        [
-            f"\n## {finding.number}. {finding.title}\n",
-            f"The paper: {finding.paper}\n",
-            f"Expected: {finding.expectation}\n",
-            f"Verdict: {_verdict(contrasts)}\n",
-            markdown_table([_row(contrast) for contrast in contrasts]) if contrasts else "Not measured yet.",
-            picture,
-            f"Beside it, not judged:\n\n{markdown_table([_row(c, judged=False) for c in beside])}\n"
-            if beside
-            else "",
-        ]
-    )
+def section(told: Section, picture: str) -> str:
+    """One finding as Markdown, with its picture as Markdown."""
+    finding, contrasts = told.finding, told.contrasts
+    beside = markdown_table([_row(contrast, judged=False) for contrast in told.beside])
+    parts = [
+        f"\n## {finding.number}. {finding.title}",
+        f"The paper: {finding.paper}",
+        f"Expected: {finding.expectation}",
+        f"Verdict: {_verdict(contrasts)}",
+        markdown_table([_row(contrast) for contrast in contrasts]) if contrasts else "Not measured yet.",
+        *([picture] if picture else []),
+        *([f"Beside it, not judged:\n\n{beside}"] if told.beside else []),
+        "Of what the paper says, not measured here:",
+        "\n".join(f"- {clause}" for clause in finding.unmeasured),
+    ]
+    return "\n\n".join(parts)
 
 
 def _row(contrast: Contrast, judged: bool = True) -> dict[str, str]:
@@ -84,6 +156,8 @@ def _row(contrast: Contrast, judged: bool = True) -> dict[str, str]:
         "each seed": ", ".join(f"{seed}: {value:+.3f}" for seed, value in contrast.per_seed.items()) or "-",
     }
     expected = {"expected": f"{contrast.expected} {contrast.bound:g}", "status": contrast.status}
+    if contrast.note:
+        expected["status"] += f" ({contrast.note})"
     return shown | (expected if judged else {})
 
 
@@ -96,12 +170,29 @@ def _told(contrast: Contrast) -> str:
     return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
-def _bases(evidence: Evidence) -> list[dict[str, str]]:
-    """One row a base: size, compute, J; the mean over the seeds that were measured."""
-    bases: dict[tuple[str, str], list[Any]] = {}
+Policies = dict[tuple[str, str, int], list[Measured]]
+"""(study, model, iteration) -> the policies of all seeds that were measured."""
+
+
+def _bases_section(evidence: Evidence) -> str:
+    policies: Policies = {}
     for m in evidence.measured:
-        if m.iteration == 0:
-            bases.setdefault((m.study, m.model), []).append(m)
+        policies.setdefault((m.study, m.model, m.iteration), []).append(m)
+    return "\n".join(
+        [
+            markdown_table(_bases(policies)),
+            "",
+            *(f"{sentence}\n" for sentence in [*_floors(policies), *_shared(evidence)]),
+            "## The verifiers\n",
+            VERIFIERS_READING,
+            markdown_table(_verifiers(policies)),
+            *_unread(policies),
+        ]
+    )
+
+
+def _bases(policies: Policies) -> list[dict[str, str]]:
+    """One row a base: size, compute, J of each seed that was measured."""
     return [
         {
             "study": study,
@@ -111,23 +202,92 @@ def _bases(evidence: Evidence) -> list[dict[str, str]]:
             "seeds": ", ".join(str(m.seed) for m in found),
             "J": ", ".join(f"{m.expected.mean():.3f}" for m in found),
         }
-        for (study, model), found in bases.items()
+        for (study, model, iteration), found in policies.items()
+        if iteration == 0
     ]
 
 
-def image_name(finding: Finding) -> str:
-    """File name of a finding's picture."""
-    return f"finding_{finding.number}.svg"
+def _floors(policies: Policies) -> list[str]:
+    """A sentence a base that is never right."""
+    notes = {key: by_identity(found) for key, found in policies.items() if key[2] == 0}
+    return [f"{study}, base {model}: {note}." for (study, model, _), note in notes.items() if note]
 
 
-def pictures(evidence: Evidence) -> dict[str, str]:
-    """File name -> SVG of every finding that has points."""
-    found = {image_name(finding): (finding, finding.points(evidence)) for finding in FINDINGS}
-    return {
-        name: to_svg(point_chart(points, *finding.axes))
-        for name, (finding, points) in found.items()
-        if not points.is_empty()
+def _shared(evidence: Evidence) -> list[str]:
+    """A sentence a study whose seeds ask some questions in common."""
+    sentences = []
+    for study in dict.fromkeys(m.study for m in evidence.measured):
+        asked = {m.seed: m.prompts for m in evidence.measured if m.study == study}
+        num, num_distinct = sum(map(len, asked.values())), len(set().union(*asked.values()))
+        if num_distinct < num:
+            sentences.append(
+                f"{study}: {num} prompts in {len(asked)} seeds, {num_distinct} of them different."
+            )
+    return sentences
+
+
+def _verifiers(policies: Policies) -> list[dict[str, str]]:
+    """One row a policy and method: what tells a verifier that sees no difference from one that is broken."""
+    return [
+        {
+            "study": study,
+            "policy": f"{model}, t = {iteration}" if iteration else model,
+            "method": _method_name(method),
+            **_told_quality([_quality(m, method) for m in found]),
+        }
+        for (study, model, iteration), found in policies.items()
+        for method in found[0].scores
+        if method != "oracle"
+    ]
+
+
+def _unread(policies: Policies) -> list[str]:
+    """A sentence on the verifiers of which most replies cannot be read."""
+    found = {
+        f"{_method_name(method)} on {model} ({study})": np.mean(
+            [np.isnan(m.scores[method]).mean() for m in seeds]
+        )
+        for (study, model, iteration), seeds in policies.items()
+        for method in seeds[0].scores
+        if iteration == 0
     }
+    names = [name for name, share in found.items() if share > MOSTLY_UNPARSED]
+    told = "Of these most replies cannot be read, and a prompt without a readable one has a gap of 0"
+    return [f"\n{told}: a gap near 0 is no verdict on answers. {'; '.join(names)}."] if names else []
+
+
+def _method_name(verification: str) -> str:
+    if verification in NAMES:
+        return NAMES[verification]
+    return verification.replace("by_", "CoT-score by ")
+
+
+def _quality(m: Measured, method: str) -> dict[str, float]:
+    weights, graded = m.weights(method), ~np.isnan(m.utilities)
+    quality = verifier_quality(m.utilities, m.scores[method], weights, m.offsets)
+    kept = summarise_weights(weights, m.offsets)
+    return {
+        "unparsed": quality.num_unparsed / max(int(graded.sum()), 1),
+        "coverage": kept.coverage,
+        "retained": kept.retained_share,
+        "TPR": quality.true_positive_rate,
+        "FPR": quality.false_positive_rate,
+        "AUROC": quality.auroc,
+        "AUROC in a prompt": quality.auroc_per_prompt,
+    }
+
+
+def _told_quality(seeds: Sequence[dict[str, float]]) -> dict[str, str]:
+    """Mean over seeds and the range of them, over the seeds where it exists."""
+    told = {}
+    for name in seeds[0]:
+        known = [quality[name] for quality in seeds if not np.isnan(quality[name])]
+        mean = f"{np.mean(known):.3f}" if known else "-"
+        spread = (
+            f" ({min(known):.3f} to {max(known):.3f})" if len(known) > 1 and min(known) < max(known) else ""
+        )
+        told[name] = mean + spread
+    return told
 
 
 def point_chart(points: pl.DataFrame, x_title: str, y_title: str) -> Any:

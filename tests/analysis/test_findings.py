@@ -1,6 +1,7 @@
 """The rules of the findings on policies of known making, the page, and the whole path in small."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from conftest import ROOT, run_cli
 
 from si_dagster.analysis import findings
 from si_dagster.analysis.findings import FINDINGS, MARGIN, Contrast, Evidence, Measured, verdict
-from si_dagster.analysis.findings_page import written
+from si_dagster.analysis.findings_page import sections, written
 from si_dagster.core.intervals import Interval
 from si_dagster.plan import Plan
 from si_dagster.reproduction import SEEDS, finding_studies, shrunk, write_page
@@ -41,7 +42,8 @@ def policy(
         ranks = scores["tournament"].reshape(NUM_PROMPTS, N).argsort(axis=1).argsort(axis=1)
         scores["tournament"] = np.floor(-np.log2(1 - (ranks.ravel() + 0.5) / N))
     model = MODELS[size]
-    return Measured(study, seed, iteration, model, 1000, 10.0 ** (11 + size), OFFSETS, u, scores)
+    prompts = np.array([f"{study}/{seed}/{place:03d}" for place in range(NUM_PROMPTS)])
+    return Measured(study, seed, iteration, model, 1000, 10.0 ** (11 + size), prompts, OFFSETS, u, scores)
 
 
 def evidence(measured) -> Evidence:
@@ -60,6 +62,10 @@ def family(accuracies: list[float], skills: list[float], by: list[float], seeds=
             lent = {f"by_{model}": by[place] for place, model in enumerate(MODELS)}
             measured.append(policy("findings_arithmetic", seed, size, accuracies[size], own | lent))
     return evidence(measured)
+
+
+def page_of(found: Evidence) -> str:
+    return written(found, SEEDS, sections(found))
 
 
 def statuses(contrasts: list[Contrast]) -> list[str]:
@@ -113,6 +119,22 @@ def test_a_law_that_others_do_not_follow_is_told_from_one_that_they_do():
     assert (mc.status, tournament.status) == ("contradicted", "contradicted")
 
 
+def test_a_prompt_that_seeds_share_is_drawn_for_all_of_them_at_once():
+    """The same values three times are one measurement, not three: no narrower than of one seed."""
+    values = np.random.default_rng(0).random((NUM_PROMPTS, 1))
+
+    def width(prompts_of: Callable[[int], list[str]]) -> float:
+        seeds = {seed: findings.PerPrompt(np.array(prompts_of(seed)), values) for seed in SEEDS}
+        _, interval = findings.of_means(seeds, [1.0])
+        return interval.high - interval.low
+
+    shared = width(lambda seed: [f"{place}" for place in range(NUM_PROMPTS)])
+    apart = width(lambda seed: [f"{seed} {place}" for place in range(NUM_PROMPTS)])
+    by_normal = 2 * 1.96 * values.std() / np.sqrt(NUM_PROMPTS)
+    assert shared == pytest.approx(by_normal, rel=0.1)
+    assert apart == pytest.approx(by_normal / np.sqrt(3), rel=0.1)
+
+
 def test_two_seeds_are_open_whatever_they_say():
     found = family([0.2, 0.3, 0.4, 0.5], [0.0, 0.4, 0.8, 1.2], [0.0, 0.4, 0.8, 1.2], seeds=SEEDS[:2])
     assert {"open"} == {*statuses(findings.scaling(found)), *statuses(findings.cross_verification(found))}
@@ -139,6 +161,40 @@ def test_facts_are_judged_by_the_margin(skill: float, accuracy: float, expected:
     assert [c.bound for c in contrasts] == [MARGIN] * 4
     assert statuses(contrasts) == [expected] * 4
     assert (sudoku.claim, sudoku.status) == ("Sudoku", "open")  # not measured: no finding by one half
+
+
+def test_a_base_that_is_never_right_has_its_gap_by_identity():
+    study, own = "findings_facts", {"multiple_choice": 1.0, "cot_score": 1.0}
+    measured = [policy(study, s, size, 0.5, own) for s in SEEDS for size in (0, 3)]
+    never = [replace(m, utilities=np.zeros_like(m.utilities)) if m.model == "xs" else m for m in measured]
+    smallest, _, largest, *_ = findings.no_gap_for_facts(evidence(never))
+    assert smallest.note == "J = 0: the gap is 0 by identity, whatever the verifier"
+    assert (smallest.status, largest.note) == ("supported", "")
+    page = page_of(evidence(never))
+    assert "supported (J = 0: the gap is 0 by identity" in page
+    assert "findings_facts, base xs: J = 0: the gap" in page
+    assert "J = 0 in seed 3: " in findings.by_identity([never[0], *measured[2::2]])
+
+
+def test_the_page_tells_a_blind_verifier_from_one_that_cannot_be_read():
+    study = "findings_facts"
+    own = {"multiple_choice": 0.0, "cot_score": 4.0}
+    measured = [policy(study, s, 0, 0.5, own) for s in SEEDS]
+    broken = []
+    for m in measured:
+        scores = m.scores["cot_score"].copy()
+        scores[: OFFSETS[NUM_PROMPTS // 2]] = np.nan
+        broken.append(replace(m, scores=m.scores | {"cot_score": scores}))
+    table = {row.split(" | ")[2]: row for row in page_of(evidence(broken)).splitlines() if "| xs |" in row}
+    # Half of the prompts cannot be read; of the others a quarter stays.
+    cells = [cell.split(" (")[0].strip(" |") for cell in table["CoT-score"].split(" | ")]
+    assert cells[3:5] == ["0.500", "0.500"]
+    assert float(cells[5]) == pytest.approx(0.125, abs=0.01)
+    assert float(cells[9]) == 1.0
+    blind = [cell.split(" (")[0].strip(" |") for cell in table["MC"].split(" | ")]
+    assert blind[3:6] == ["0.000", "1.000", "0.250"]
+    assert float(blind[6]) == pytest.approx(float(blind[7]), abs=0.03)
+    assert float(blind[9]) == pytest.approx(0.5, abs=0.03)
 
 
 def test_a_gap_in_sudoku_is_expected_of_the_largest_base_alone():
@@ -177,6 +233,14 @@ def test_iterations_that_close_the_gap_and_lose_diversity_are_told():
     by_truth = findings.iteration(evidence([*measured, *base, *kept]))
     assert statuses(by_truth[4:]) == ["supported", "supported"]
     assert statuses(findings.iteration(evidence([*measured, *base, *lost]))[4:]) == ["contradicted", "open"]
+    beyond = findings.beyond_reweighting(
+        evidence([replace(m, iteration=min(m.iteration, 1)) for m in measured])
+    )
+    (first,) = beyond
+    assert first.claim == "J(f_1) - J(f_0[w])"
+    before, after = measured[0], measured[3]
+    by_hand = after.expected.mean() - before.expected.mean() - before.gap(mc).mean()
+    assert first.per_seed[SEEDS[0]] == pytest.approx(by_hand)
     points = findings.iteration_points(evidence([*measured, *base, *kept]))
     assert {"pass@16", "pass@16 by ground truth"} < set(points["series"])
 
@@ -252,7 +316,7 @@ def test_a_seed_that_lacks_a_base_is_left_out():
     # A run that was broken off in the first cell: one base, no line through it.
     begun = replace(found, measured=found.measured[:1])
     assert all(finding.contrasts(begun) == [] for finding in FINDINGS)
-    assert "Not measured yet." in written(begun, SEEDS, set())
+    assert "Not measured yet." in page_of(begun)
 
 
 def test_the_page_holds_what_was_measured_and_says_what_was_not():
@@ -264,14 +328,14 @@ def test_the_page_holds_what_was_measured_and_says_what_was_not():
         for t in points.values()
         if t.height
     )
-    page = written(found, SEEDS, {"finding_1.svg"})
-    assert page.count("](images/") == 1
+    page = page_of(found)
+    assert page.count("](images/") == 4
     assert page.count("slope of the relative gap under ") == 4  # one judged, three beside it
-    assert page.count("Expected: ") == len(FINDINGS) == 6
+    assert page.count("Expected: ") == page.count("not measured here:") == len(FINDINGS) == 6
     assert page.count("Not measured yet.") == 2
     slope = findings.scaling(found)[0]
     assert f"{slope.interval.estimate:+.3f} [{slope.interval.low:+.3f}, {slope.interval.high:+.3f}]" in page
-    nothing = written(evidence(()), SEEDS, set())
+    nothing = page_of(evidence(()))
     assert "Nothing is measured yet." in nothing
     assert nothing.count("**not measured**") == 12
 
