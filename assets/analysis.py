@@ -26,11 +26,8 @@ def materialize(
 ) -> dg.MaterializeResult:
     """Make one analysis from whatever is complete, or keep the one that was made from the same."""
     address = Address(plan.study.name, None, name)
-    there = {
-        role: store.require(source)
-        for role, source in plan.nodes[address].inputs.items()
-        if store.manifest(source)
-    }
+    sources = {**plan.nodes[address].inputs, **{a.artifact_id: a for a in plan.beside(ANALYSES[name])}}
+    there = {role: store.require(source) for role, source in sources.items() if store.manifest(source)}
     inputs = [artifact.manifest.as_input(role) for role, artifact in there.items()]
     manifest = store.reusable(
         address, plan.fingerprint(address), {ref.artifact_id: ref.data_version for ref in inputs}

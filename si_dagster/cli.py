@@ -351,28 +351,6 @@ def analysis_table(
     console.print(" ".join(module.READING.split()), soft_wrap=True, highlight=False, markup=False)
 
 
-@app.command("sharpening")
-def sharpening_table(
-    study: StudyArgument,
-    greedy: Annotated[
-        str | None, typer.Option("--greedy", help="Name of the study that decoded greedily, as baseline.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Sharpening (arXiv 2412.01951): J of the likeliest answers, of greedy decoding, and coverage."""
-    from si_dagster import stored
-    from si_dagster.analysis import sharpening
-    from si_dagster.store.artifacts import Store
-
-    other = stored.find_stored(greedy) if greedy else None
-    rows = stored.sharpening_rows(stored.find_stored(study), other, Store())
-    if as_json:
-        _print_json(rows.to_dicts())
-    else:
-        _print_rows(sharpening.shown(rows), title=f"{study}: sharpening, evaluation prompts")
-        console.print(" ".join(sharpening.READING.split()), soft_wrap=True, highlight=False)
-
-
 @app.command()
 def trace(
     identifier: Annotated[

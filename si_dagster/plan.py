@@ -498,7 +498,7 @@ class Plan:
         return {"verification": {"on_unparsed": policies}, "ensemble": spec.combine}
 
     def _gap_metrics(self, iteration: int, cell: tuple[str, str], split: Split, spec: Scorer) -> Node:
-        analysis = self.study.analysis.model_dump(mode="json", exclude={"pass_at_k"})
+        analysis = self.study.analysis.model_dump(mode="json", exclude={"pass_at_k", "greedy"})
         fields = {
             **self._scoring_fields(spec),
             "weighting": {**self._rule_fields(spec), "no_survivors": self.study.weighting.no_survivors},
@@ -525,7 +525,7 @@ class Plan:
         weighting = {**self.study.weighting.rule_fields(), "no_survivors": self.study.weighting.no_survivors}
         fields = {
             "weighting": {**weighting, "verification": self.study.weighting_verification().name},
-            "analysis": self.study.analysis.model_dump(mode="json", exclude={"pass_at_k"}),
+            "analysis": self.study.analysis.model_dump(mode="json", exclude={"pass_at_k", "greedy"}),
             "verification": {spec.name: spec.unparsed_policy for spec in self.study.verification},
             "seed": self.study.seed,
         }
@@ -534,6 +534,8 @@ class Plan:
             fields |= {"weights": {**self._rule_fields(used), **self._scoring_fields(used)}}
         if self.study.ensembles:
             fields["ensembles"] = [ensemble.model_dump(mode="json") for ensemble in self.study.ensembles]
+        if analysis.name == "sharpening" and self.study.analysis.greedy is not None:
+            fields["greedy"] = self.study.analysis.greedy
         inputs = {source.artifact_id: source for source in self.analysed(analysis)}
         return self._node(Address(self.study.name, None, analysis.name), fields, inputs)
 
@@ -549,6 +551,13 @@ class Plan:
                 for split in self.splits(iteration):
                     if split in analysis.splits:
                         yield from self._analysed_rows(analysis, iteration, cell, split)
+
+    def beside(self, analysis: Analysis) -> Iterator[Address]:
+        """What an analysis reads of another study, if it is there: no part of this one's graph."""
+        if analysis.name == "sharpening" and (greedy := self.study.analysis.greedy) is not None:
+            for cell in self.study.cells():
+                for iteration in range(self.study.iterations + 1):
+                    yield replace(self.address("utilities", iteration, cell, "eval"), study=greedy)
 
     def _analysed_rows(
         self, analysis: Analysis, iteration: int, cell: tuple[str, str], split: Split

@@ -11,7 +11,6 @@ from typing import Any
 import polars as pl
 import yaml
 
-from si_dagster.analysis import sharpening
 from si_dagster.analysis.catalogue import ANALYSES
 from si_dagster.analysis.data import StudyData
 from si_dagster.plan import Plan, verification_roles
@@ -47,31 +46,17 @@ def study_data(study: Study, analysis: str, store: Store) -> StudyData:
     Raises:
         StudyError: If nothing of it is.
     """
-    inputs = Plan(study).analysed(ANALYSES[analysis])
-    artifacts = {source: store.require(source) for source in inputs if store.manifest(source)}
+    plan = Plan(study)
+    artifacts = {a: store.require(a) for a in plan.analysed(ANALYSES[analysis]) if store.manifest(a)}
     if not artifacts:
         raise StudyError(f"nothing of {study.name!r} is stored in {store.home}: run it first")
-    return StudyData(study, artifacts)
+    beside = {a: store.require(a) for a in plan.beside(ANALYSES[analysis]) if store.manifest(a)}
+    return StudyData(study, {**artifacts, **beside})
 
 
 def analysis_rows(study: Study, analysis: str, store: Store) -> pl.DataFrame:
     """The table of one analysis, made anew from stored rows."""
     return ANALYSES[analysis].load().rows(study_data(study, analysis, store))
-
-
-def sharpening_rows(study: Study, greedy: Study | None, store: Store) -> pl.DataFrame:
-    """Likeliest answers, greedy decoding and coverage by iteration; see `analysis.sharpening`.
-
-    Raises:
-        StudyError: If nothing of either study is stored, or the first has no log-likelihoods.
-    """
-    # What the sweep may read is what is needed: utilities and verifications of evaluation prompts.
-    data, other = (s and study_data(s, "threshold_sweep", store) for s in (study, greedy))
-    assert data is not None
-    found = sharpening.rows(data, other)
-    if found.is_empty():
-        raise StudyError(f"{study.name!r} has no verification by {sharpening.METHOD}: add it to the study")
-    return found
 
 
 @dataclass(frozen=True)

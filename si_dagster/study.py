@@ -490,6 +490,8 @@ class AnalysisSpec(Spec):
     """A prompt with J_x = 1 has no relative gap: leave it out, or count it as 0."""
     pass_at_k: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
     """Default: the powers of two that n allows, up to 128."""
+    greedy: str | None = None
+    """Name of a study that decoded the same bases at temperature 0: a baseline for `sharpening`."""
 
 
 class Study(Spec):

@@ -70,6 +70,7 @@ ANALYSES = {
         Analysis("slices", ("prompts", "utilities", "verifications")),
         Analysis("other_gaps", ("utilities", "verifications")),
         Analysis("cheap_verifier", ("utilities", "verifications", "teaching_set", "student")),
+        Analysis("sharpening", ("utilities", "verifications")),
     )
 }
 """Name -> analysis, in the order of the report."""

@@ -312,6 +312,28 @@ _CHEAP_VERIFIER = TableStage(
     ("iteration", "model", "task", "verification"),
 )
 
+_SHARPENING = TableStage(
+    "sharpening",
+    "sharpening",
+    "One policy under its own log-likelihood as reward; none where the study has no `log_likelihood`.",
+    (
+        *_CELL,
+        _VERIFICATION,
+        *_EXPECTED,
+        *interval_columns("likeliest", "The same of the likeliest of the N answers of each prompt."),
+        *interval_columns(
+            "greedy", "The same of the study named by `analysis.greedy`, which decoded at temperature 0."
+        ),
+        *interval_columns(
+            "inverse_likelihood", "1 / pi(y*|x), y* being the likeliest answer drawn; mean over prompts."
+        ),
+        Column("inverse_likelihood_median", "float", "Median over prompts of the same.", True),
+        _NUM_PROMPTS,
+        Column("n", "int", "Generations a prompt that y* is the likeliest of."),
+    ),
+    ("iteration", "model", "task", "verification"),
+)
+
 ANALYSIS_TABLES = (
     _THRESHOLD_SWEEP,
     _CROSS_VERIFICATION,
@@ -325,5 +347,6 @@ ANALYSIS_TABLES = (
     _SLICES,
     _OTHER_GAPS,
     _CHEAP_VERIFIER,
+    _SHARPENING,
 )
 """In the order of the report."""

@@ -32,6 +32,7 @@ ANALYSES = (
     "slices",
     "other_gaps",
     "cheap_verifier",
+    "sharpening",
 )
 """Stages that follow the loop and lie together, below `<study>/analysis/`."""
 
