@@ -199,10 +199,12 @@ def findings(
     from si_dagster import reproduction
     from si_dagster.store.artifacts import Store
     from si_dagster.store.layout import default_home
+    from si_dagster.studies_at_once import default_workers, run_at_once
 
     files = studies or reproduction.STUDIES
+    planned = [study for _, study in reproduction.finding_studies(small, files)]
     with _interruptible():
-        failures = [] if only_write else reproduction.run_findings(small, files, workers, quiet=as_json)
+        failures = [] if only_write else run_at_once(planned, workers or default_workers(), quiet=as_json)
     folder = out or (default_home() / "findings" if small else reproduction.DOCS)
     page, verdicts = reproduction.write_page(Store(default_home()), folder, small, files)
     if as_json:

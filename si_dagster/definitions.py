@@ -11,6 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.findings import findings_definitions
 from assets.study_graph import study_definitions
 from resources.engine import EngineResource
 from resources.store import StoreResource
@@ -85,7 +86,8 @@ def definitions(
             )
         ],
     )
-    return dg.Definitions.merge(*(study_definitions(study) for study in studies), bound)
+    graphs = [study_definitions(study) for study in studies]
+    return dg.Definitions.merge(*graphs, findings_definitions(studies), bound)
 
 
 @dg.definitions

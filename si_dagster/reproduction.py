@@ -1,8 +1,7 @@
-"""Running the studies of the findings and writing what came out: `si-dagster findings`.
+"""The studies of the findings, what is stored of them, and the page on what came out: `si-dagster findings`.
 
-It runs `studies/findings_*.yaml` for several seeds, each from where it is, reads what is stored, and writes a
-page with its pictures. The page holds nothing that is not stored under the home folder, by the present
-recipes. Judging is the part of `analysis.findings`.
+They are `studies/findings_*.yaml` for several seeds. The page holds nothing that is not stored under the home
+folder, by the present recipes. Judging is the part of `analysis.findings`; nothing here runs a study.
 """
 
 from collections.abc import Iterator, Sequence
@@ -90,20 +89,6 @@ def shrunk(study: Study) -> Study:
         data["weighting"]["tau"] = 0  # a policy of a few steps is never right, and nothing would be left
     data["distillation"] |= {"max_steps": 2, "per_device_train_batch_size": 4, "replay_fraction": 0.0}
     return parse_study(data, study.name)
-
-
-def run_findings(
-    small: bool = False, folder: Path = STUDIES, workers: int | None = None, quiet: bool = False
-) -> list[str]:
-    """Run what is missing, some studies at a time.
-
-    Returns:
-        Messages of what failed; one study's failure does not stop the others.
-    """
-    from si_dagster.studies_at_once import default_workers, run_at_once
-
-    studies = [study for _, study in finding_studies(small, folder)]
-    return run_at_once(studies, workers or default_workers(), quiet)
 
 
 def evidence(store: Store, small: bool = False, folder: Path = STUDIES) -> Evidence:

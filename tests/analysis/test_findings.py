@@ -5,17 +5,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import pytest
-from conftest import ROOT, run_cli
+from conftest import MINI, ROOT, run_cli
 
+from assets.findings import findings_definitions
+from resources.store import StoreResource
 from si_dagster.analysis import findings
 from si_dagster.analysis.findings import FINDINGS, MARGIN, Contrast, Evidence, Measured, verdict
-from si_dagster.analysis.findings_page import sections, written
+from si_dagster.analysis.findings_page import section, sections, verdict_table, written
 from si_dagster.core.intervals import Interval
 from si_dagster.plan import Plan
 from si_dagster.reproduction import SEEDS, finding_studies, shrunk, write_page
 from si_dagster.store.artifacts import Store
+from si_dagster.study import load_study
 
 NUM_PROMPTS, N = 120, 16
 OFFSETS = np.arange(0, NUM_PROMPTS * N + 1, N)
@@ -189,6 +193,9 @@ def test_the_page_tells_a_blind_verifier_from_one_that_cannot_be_read():
     # Half of the prompts cannot be read; of the others a quarter stays.
     cells = [cell.split(" (")[0].strip(" |") for cell in table["CoT-score"].split(" | ")]
     assert cells[3:5] == ["0.500", "0.500"]
+    assert "most replies cannot be read" not in page_of(evidence(broken))
+    silent = [replace(m, scores=m.scores | {"cot_score": np.full(OFFSETS[-1], np.nan)}) for m in broken]
+    assert "is no verdict on answers. CoT-score on xs (findings_facts)." in page_of(evidence(silent))
     assert float(cells[5]) == pytest.approx(0.125, abs=0.01)
     assert float(cells[9]) == 1.0
     blind = [cell.split(" (")[0].strip(" |") for cell in table["MC"].split(" | ")]
@@ -338,6 +345,31 @@ def test_the_page_holds_what_was_measured_and_says_what_was_not():
     nothing = page_of(evidence(()))
     assert "Nothing is measured yet." in nothing
     assert nothing.count("**not measured**") == 12
+
+
+def test_the_verdicts_are_an_asset_where_any_study_of_them_is_loaded(tmp_path: Path):
+    ours = [study for name, study in finding_studies() if name == findings.ITERATION]
+    strangers = [load_study(MINI), load_study(ROOT / "studies" / "findings_facts.yaml")]  # seed 0: not judged
+    assert not findings_definitions(strangers).assets
+    (asset,) = findings_definitions([*ours, *strangers]).assets  # pyright: ignore[reportOptionalIterable, reportGeneralTypeIssues]
+    assert isinstance(asset, dg.AssetsDefinition)
+    gaps = {f"{s.name}/iteration_{t}/gap_metrics" for s in ours for t in range(4)}
+    assert {key.to_user_string() for key in asset.asset_deps[dg.AssetKey("findings")]} == gaps
+    assert {*asset.group_names_by_key.values()} == {"findings"}
+    done = dg.materialize([asset], resources={"store": StoreResource(home=str(tmp_path))})
+    (made,) = done.asset_materializations_for_node("findings")
+    assert set(made.metadata) == {"verdicts", *(f"finding_{number}" for number in range(1, 7))}
+    assert str(made.metadata["verdicts"].value).count("**not measured**") == 6  # nothing is stored here
+
+
+def test_what_the_asset_shows_is_what_the_page_holds():
+    found = family([0.2, 0.3, 0.4, 0.5], [0.0, 0.4, 0.8, 1.2], [0.0, 0.4, 0.8, 1.2])
+    told, page = sections(found), page_of(found)
+    assert verdict_table(told) in page
+    shown = section(told[0], told[0].inline_picture)
+    assert "![The relative gap under CoT-score rises" in shown
+    assert shown.count("data:image/png;base64,") == 1
+    assert all(line in page for line in shown.splitlines() if "data:image" not in line)
 
 
 def test_studies_of_the_findings_can_be_drawn_and_cover_two_orders_of_magnitude():
