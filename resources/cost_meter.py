@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from si_dagster.engines.base import Engine, Usage
+from si_dagster.engines.base import Engine, Usage, highest
 from si_dagster.store.atomic import write_json
 
 PEAKS = ("peak_memory_bytes", "peak_gpu_memory_bytes")
@@ -31,14 +31,15 @@ class CostMeter:
     def cost(self) -> dict[str, Any]:
         """Tokens, seconds, FLOPs (2 N a token that is computed), peak bytes of the engine process.
 
-        Beside them what this engine alone counts, for example `actors_lost` of the ray engine.
+        A peak is `None` where one of the runs could not know it. Beside them what this engine alone counts,
+        for example `actors_lost` of the ray engine.
         """
         usage = self._engine.usage()
         spent, earlier = _spent(self._before, usage), self._earlier
         names = dict.fromkeys((*spent, *(name for name in earlier if name not in MADE_ANEW)))
         total = {name: spent.get(name, 0) + earlier.get(name, 0) for name in names}
         tokens, seconds = total["prompt_tokens"] + total["completion_tokens"], total["engine_seconds"]
-        peaks = {name: max(getattr(usage, name), earlier.get(name, 0)) for name in PEAKS}
+        peaks = {name: highest((getattr(usage, name), earlier.get(name, 0))) for name in PEAKS}
         return {**total, "tokens_per_second": tokens / seconds if seconds else 0.0, **peaks}
 
     def save(self) -> None:

@@ -3,19 +3,26 @@
 It starts none itself, and it sees the memory of this process alone, not of those that it started.
 """
 
+import contextlib
 import os
 import resource
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
+
+import psutil
 
 PARENT_POLL_SECONDS = 0.5
+RESOURCE_TRACKER = "multiprocessing.resource_tracker"
 
 
 def exit_with_parent(parent: int) -> None:
-    """End this process as soon as it is another's child, even in the middle of a native call.
+    """End this process and what it started as soon as it is another's child, even amid a native call.
 
+    What it started does not watch for itself: a fork has no copy of this thread, and would keep the GPU.
     By polling rather than PR_SET_PDEATHSIG, which fires when the *thread* that started us ends; an
     orchestrator starts children from threads that it drops.
     """
@@ -23,9 +30,40 @@ def exit_with_parent(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(PARENT_POLL_SECONDS)
-        os._exit(1)
+        exit_with_descendants(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def exit_with_descendants(code: int) -> NoReturn:
+    """End this process and what it started, at once: without flushing, freeing or asking."""
+    kill_all(descendants(os.getpid()))
+    os._exit(code)
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Processes that a process has started, and theirs: the ranks of a policy on several GPUs.
+
+    Those of its process group count as well: when it is dead itself, its children are another's.
+    """
+    try:
+        found = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        found = []
+    for member in psutil.pids():
+        # Gone in the meantime, of either kind.
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if member != pid and os.getpgid(member) == pid:
+                found.append(psutil.Process(member))
+    return list(dict.fromkeys(found))
+
+
+def kill_all(processes: Iterable[psutil.Process]) -> None:
+    """Kill them, Python's resource tracker apart: it removes the shared memory of the others and ends."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if RESOURCE_TRACKER not in " ".join(process.cmdline()):
+                process.kill()
 
 
 def peak_memory() -> int:

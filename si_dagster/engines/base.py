@@ -5,7 +5,7 @@ does not write files: callers cut the work into chunks and store what comes back
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, Self, runtime_checkable
 
@@ -69,9 +69,14 @@ class Usage:
     """What an engine has done since it started; counters only grow."""
 
     prompt_tokens: int = 0
+    """Tokens of what was asked: prompts, and the labels and completions scored behind them.
+
+    A prompt that is sent again, as for each label of several tokens, counts again.
+    """
     completion_tokens: int = 0
+    """Tokens drawn."""
     cached_tokens: int = 0
-    """Prompt tokens whose keys and values were shared instead of computed again."""
+    """Of the prompt tokens, those whose keys and values were shared instead of computed again."""
     seconds: float = 0.0
     """Wall seconds inside engine calls, start-up not counted."""
     num_parameters: int = 0
@@ -79,12 +84,12 @@ class Usage:
     """Accelerators the policy is spread over; 0 on a CPU."""
     peak_memory_bytes: int = 0
     """Largest resident size of the engine process so far; told by the process it runs in, else 0."""
-    peak_gpu_memory_bytes: int = 0
-    """Most that torch held on the GPUs of that process; 0 where it is not known, as of vLLM's ranks."""
+    peak_gpu_memory_bytes: int | None = 0
+    """Most that torch held on the GPUs of that process; `None` where others hold it, as vLLM's ranks do."""
     extra: dict[str, float] = field(default_factory=dict)
 
-    def with_peaks(self, peak_memory_bytes: int, peak_gpu_memory_bytes: int) -> Self:
-        """The same with other peaks, where those are higher.
+    def with_peaks(self, peak_memory_bytes: int, peak_gpu_memory_bytes: int | None) -> Self:
+        """The same with other peaks, where those are higher; one that is not known stays so.
 
         Examples:
             >>> Usage(peak_memory_bytes=5).with_peaks(3, 2).peak_memory_bytes
@@ -93,8 +98,24 @@ class Usage:
         return replace(
             self,
             peak_memory_bytes=max(self.peak_memory_bytes, peak_memory_bytes),
-            peak_gpu_memory_bytes=max(self.peak_gpu_memory_bytes, peak_gpu_memory_bytes),
+            peak_gpu_memory_bytes=highest((self.peak_gpu_memory_bytes, peak_gpu_memory_bytes)),
         )
+
+    def read(self, num_tokens: int, cached: int = 0) -> None:
+        """Count tokens that were asked, and those of them that need not be computed."""
+        self.prompt_tokens += num_tokens
+        self.cached_tokens += min(cached, num_tokens)
+
+
+def highest(peaks: Iterable[int | None]) -> int | None:
+    """The highest of some peaks, of which each must be known.
+
+    Examples:
+        >>> highest([3, 5]), highest([3, None])
+        (5, None)
+    """
+    known = list(peaks)
+    return None if None in known else max(peak for peak in known if peak is not None)
 
 
 @runtime_checkable
@@ -144,9 +165,14 @@ def num_lanes(engine: Engine | None) -> int:
 
 
 WANT_OF_MEMORY = re.compile(
-    "out of memory|can(no|')t allocate memory|bad_alloc|MemoryError|failed to map segment", re.IGNORECASE
+    "out of memory|can(no|')t allocate memory|bad_alloc|MemoryError|failed to map segment"
+    r"|No available memory for the cache|is less than desired|died unexpectedly \(exit code: -9\)",
+    re.IGNORECASE,
 )
-"""How torch, the C++ runtime, Python and the loader say that there is no more memory."""
+"""How torch, the C++ runtime, Python, the loader and vLLM say that there is no more memory."""
+
+CAUSE_IN_LOG = re.compile("root cause|Executor failed|RuntimeError: cancelled", re.IGNORECASE)
+"""How vLLM says that a process of its own has failed; only the log tells why."""
 
 
 class EngineError(RuntimeError):

@@ -85,8 +85,10 @@ class OpenAIEngine:
             bodies = [
                 self._drawing(sampling, prompt.key, ids) for prompt, ids in zip(prompts, texts, strict=True)
             ]
-            rows = api.each(lambda body: self._drawn(api.post("/completions", body), body["n"]), bodies)
-            self._usage.prompt_tokens += sum(len(ids) for ids in texts)
+            answers = api.each(lambda body: api.post("/completions", body), bodies)
+            for ids, answer in zip(texts, answers, strict=True):
+                self._usage.read(len(ids), cached_tokens(answer))
+            rows = [self._drawn(answer, body["n"]) for answer, body in zip(answers, bodies, strict=True)]
             rows = [row * (sampling.n // len(row)) for row in rows]
             self._usage.completion_tokens += sum(c.num_tokens for row in rows for c in row)
             return rows
@@ -126,7 +128,6 @@ class OpenAIEngine:
         """See `Engine.label_logprobs`; every label is an echoed prompt of its own."""
         with self._call() as api:
             texts = self._codec.encode(prompts, room=0)
-            self._usage.prompt_tokens += sum(len(ids) for ids in texts)
             targets = [[self._codec.continuation(p, label) for label in labels] for p in prompts]
             pairs = [
                 (ids, label) for ids, of_prompt in zip(texts, targets, strict=True) for label in of_prompt
@@ -139,7 +140,6 @@ class OpenAIEngine:
         """See `Engine.sequence_logprobs`; an end token is not part of a completion's text and not counted."""
         with self._call() as api:
             texts = self._codec.encode(prompts, room=0)
-            self._usage.prompt_tokens += sum(len(ids) for ids in texts)
             ids = [self._codec.continuation(p, c) for p, c in zip(prompts, completions, strict=True)]
             counts = np.array([len(tokens) for tokens in ids], dtype=np.int64)
             return self._scores(api, list(zip(texts, ids, strict=True))), counts
@@ -150,23 +150,27 @@ class OpenAIEngine:
         asked = [index for index, (_, ids) in enumerate(pairs) if len(ids)]
         if not asked:
             return scores
-        unique, row = distinct([np.concatenate(pairs[index]) for index in asked])
+        texts = [np.concatenate(pairs[index]) for index in asked]
+        unique, row = distinct(texts)
         self._codec.check_window(max(len(ids) for ids in unique), room=1)  # servers draw one token
         order = sorted(range(len(unique)), key=lambda index: unique[index].tolist())
         batches = [order[start : start + BATCH_PROMPTS] for start in range(0, len(order), BATCH_PROMPTS)]
         echoed: dict[int, list[float | None]] = {}
-        for batch, found in zip(
+        for batch, (found, cached) in zip(
             batches,
             api.each(lambda batch: self._echoed(api, [unique[i] for i in batch]), batches),
             strict=True,
         ):
             echoed.update(zip(batch, found, strict=True))
+            self._usage.read(sum(len(unique[i]) for i in batch), cached)
+        repeated = sum(map(len, texts)) - sum(map(len, unique))
+        self._usage.read(repeated, repeated)
         for index, place in zip(asked, row.tolist(), strict=True):
             scores[index] = sum(value or 0.0 for value in echoed[place][-len(pairs[index][1]) :])
         return scores
 
-    def _echoed(self, api: HttpApi, texts: Sequence[np.ndarray]) -> list[list[float | None]]:
-        """Log-probability of each token of each text given those before it; none for the first."""
+    def _echoed(self, api: HttpApi, texts: Sequence[np.ndarray]) -> tuple[list[list[float | None]], int]:
+        """Log-probability of each token of each text given those before it, and cached tokens."""
         body = {"model": self._model, "prompt": [ids.tolist() for ids in texts], "echo": True}
         answer = api.post("/completions", {**body, "max_tokens": 0, "temperature": 0.0, "logprobs": 1})
         choices = sorted(answer["choices"], key=lambda choice: choice["index"])
@@ -177,14 +181,17 @@ class OpenAIEngine:
                 "multiple choice and likelihoods are read: take a method that asks in words (cot_binary, "
                 "cot_score), or serve the policy with vllm"
             )
-        return found
+        return found, cached_tokens(answer)
 
     @property
     def _where(self) -> str:
         return f"{self._model} at {self._api.base_url}" if self._api else self._model
 
     def usage(self) -> Usage:
-        """See `Engine.usage`; seconds count waiting, GPUs of the server are not known."""
+        """See `Engine.usage`; seconds count waiting, GPUs of the server are not known.
+
+        Cache hits are those the server tells of (`vllm serve --enable-prompt-tokens-details`).
+        """
         return replace(self._usage)
 
     def close(self) -> None:
@@ -200,6 +207,19 @@ class OpenAIEngine:
             yield self._api
         finally:
             self._usage.seconds += time.perf_counter() - started
+
+
+def cached_tokens(answer: Mapping[str, Any]) -> int:
+    """Prompt tokens that the server had read before, where it says so.
+
+    Examples:
+        >>> cached_tokens({"usage": {"prompt_tokens_details": {"cached_tokens": 16}}})
+        16
+        >>> cached_tokens({"usage": {"prompt_tokens_details": None}}), cached_tokens({})
+        (0, 0)
+    """
+    details = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
+    return int(details.get("cached_tokens") or 0)
 
 
 def served_model(api: HttpApi, folder: Path, model: str, vouched: bool) -> dict[str, Any]:

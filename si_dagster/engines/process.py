@@ -16,15 +16,16 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from si_dagster.engines.base import WANT_OF_MEMORY, EngineError, Usage
+from si_dagster.engines.base import CAUSE_IN_LOG, WANT_OF_MEMORY, EngineError, Usage
 from si_dagster.engines.remote import RemoteEngine
+from si_dagster.processes import descendants, kill_all
 
 LOG_TAIL_BYTES = 4000
 CHILD_DEFAULTS = {
@@ -39,7 +40,10 @@ CHILD_DEFAULTS = {
 """Environment of the child where the caller's does not say otherwise; set before torch is loaded."""
 
 CLOSE_SECONDS = 5.0
-"""Patience with a child that was asked to end, before it is killed."""
+"""Patience with a child that was asked to end, and with what a dead one left behind, before they are killed.
+"""
+
+SIGNAL_POLL_SECONDS = 0.5
 
 MEMORY_OPTIONS = {
     "transformers": "max_batch_rows or max_batch_tokens",
@@ -121,13 +125,17 @@ class EngineProcess(RemoteEngine):
                     stdout=self._log,
                     stderr=subprocess.STDOUT,
                     env={**child_environment(), **(environment or {})},
+                    process_group=0,  # by which its descendants are found when it is dead
                 )
             except OSError as error:
                 self._pipe.close()
                 self._log.close()
                 raise EngineError(f"the {kind} engine has no Python to run with: {error}") from error
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
+        self._left_behind: list[psutil.Process] = []
+        """What the child had started when it was told to end."""
+        self._threads = [threading.Thread(target=job, daemon=True) for job in (self._listen, self._bury)]
+        for thread in self._threads:
+            thread.start()
         try:
             self.num_lanes: int = self._call("open", kind, str(path), dict(options or {}))
         except BaseException:
@@ -150,35 +158,44 @@ class EngineProcess(RemoteEngine):
 
     def close(self) -> None:
         """End the child and what it started, and wait until their memory is free; calls under way fail."""
-        workers = descendants(self._process.pid)
         with self._sending:
             if self._ended is None:
                 self._ended = f"the {self._name} is closed"
+                self._left_behind = descendants(self._process.pid)
                 # Said aloud: processes forked from this one hold copies of the pipe, which then has no end.
                 with contextlib.suppress(OSError):
                     self._pipe.send_bytes(pickle.dumps((0, "close", ())))
         self._reaped()
-        for worker in psutil.wait_procs(workers, CLOSE_SECONDS)[1]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                worker.kill()
-        self._listener.join()
+        for thread in self._threads:
+            thread.join()
 
     def _call(self, method: str, *arguments: Any) -> Any:
         answer: Future[tuple[str | None, Any]] = Future()
         try:
             self._ask(answer, method, arguments)
+            # In slices: a library's handler of Ctrl-C may let the wait go on (SA_RESTART).
+            while not wait([answer], SIGNAL_POLL_SECONDS).done:
+                pass
             failure, result = answer.result()
         except EngineError:
             raise
         except BaseException:
             # Interrupted between question and answer: the child would go on for nobody.
-            self._process.kill()
+            self._kill()
             self.close()
             raise
         if failure is not None:
-            # An engine's own words say what to change already; those of a library come with its traceback.
-            raise EngineError(failure + (self._memory_hint(failure) if "Traceback" in failure else ""))
+            raise EngineError(self._explained(failure))
         return result
+
+    def _explained(self, failure: str) -> str:
+        """What the child says of a failure, with what its words leave out."""
+        if CAUSE_IN_LOG.search(failure):
+            with self._sending:  # the listener closes the log under it
+                tail = "" if self._log.closed else self._log_tail()
+            return failure + self._memory_hint(tail) + (f"; its last lines:\n{tail}" if tail else "")
+        # An engine's own words say what to change already; those of a library come with its traceback.
+        return failure + (self._memory_hint(failure) if "Traceback" in failure else "")
 
     def _ask(self, answer: Future[Any], method: str, arguments: tuple[Any, ...]) -> None:
         with self._sending:
@@ -199,7 +216,7 @@ class EngineProcess(RemoteEngine):
         except (EOFError, OSError):
             end = self._obituary()
         except Exception as error:
-            self._process.kill()
+            self._kill()
             end = f"the answer of the {self._name} cannot be read: {error!r}; {self._obituary()}"
         with self._sending:
             self._ended = self._ended or end
@@ -207,6 +224,20 @@ class EngineProcess(RemoteEngine):
             self._log.close()
             for answer in self._waiting.values():
                 answer.set_exception(EngineError(self._ended))
+
+    def _bury(self) -> None:
+        """End what a dead child left behind, which may hold its memory and its end of the pipe."""
+        self._process.wait()
+        left = {*self._left_behind, *descendants(self._process.pid)}
+        alive = psutil.wait_procs(left, CLOSE_SECONDS)[1]
+        kill_all(alive)
+        psutil.wait_procs(alive, CLOSE_SECONDS)
+
+    def _kill(self) -> None:
+        """Kill the child and what it started."""
+        started = descendants(self._process.pid)
+        self._process.kill()
+        kill_all(started)
 
     def _reaped(self) -> int:
         """Exit code of the child, which is killed if it does not end by itself."""
@@ -222,17 +253,13 @@ class EngineProcess(RemoteEngine):
 
     def _obituary(self) -> str:
         """How the child died and its last words."""
-        code = self._reaped()
-        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
-        tail = self._log.read().decode(errors="replace").strip()
+        code, tail = self._reaped(), self._log_tail()
         how = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
         hint = self._memory_hint("out of memory" if code == -signal.SIGKILL else tail)
         return f"the {self._name} {how}{hint}" + (f"; its last lines:\n{tail}" if tail else "")
 
-
-def descendants(pid: int) -> list[psutil.Process]:
-    """Processes that a process has started, and theirs: the ranks of a policy on several GPUs."""
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+    def _log_tail(self) -> str:
+        """The last that the child and its descendants wrote; what they write next goes where it would."""
+        file = self._log.fileno()
+        start = max(0, os.fstat(file).st_size - LOG_TAIL_BYTES)
+        return os.pread(file, LOG_TAIL_BYTES, start).decode(errors="replace").strip()

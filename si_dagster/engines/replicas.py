@@ -6,6 +6,7 @@ machines (an OpenAI-compatible server does) and does not go on without an engine
 """
 
 import os
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from si_dagster.engines.base import Completion, Prompt, SamplingParams, Usage
+from si_dagster.engines.base import Completion, EngineError, Prompt, SamplingParams, Usage
 from si_dagster.engines.process import EngineProcess
 
 Answer = TypeVar("Answer")
@@ -33,7 +34,7 @@ class EngineReplicas:
         python: The Python to run them with; default: that of the kind.
 
     Raises:
-        EngineError: If one of them cannot start; the others are closed.
+        EngineError: If there are GPUs, but not enough, or if one engine cannot start; the others are closed.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class EngineReplicas:
     ) -> None:
         width = int(options.get("tensor_parallel_size", 1))
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if not str(options.get("device", "auto")).startswith("cpu"):
+            check_gpus(data_parallel_size * width, num_gpus(visible))
         self._threads = ThreadPoolExecutor(data_parallel_size)
         with ExitStack() as stack:
             stack.callback(self._threads.shutdown)
@@ -92,10 +95,15 @@ class EngineReplicas:
     def usage(self) -> Usage:
         """Tokens of all engines together; seconds of the one that worked longest."""
         each = [engine.usage() for engine in self._engines]
-        summed = {f.name: sum(getattr(u, f.name) for u in each) for f in fields(Usage) if f.name != "extra"}
+        on_gpus = [u.peak_gpu_memory_bytes for u in each]
         # Cost is seconds times GPUs: those of all engines, for as long as the slowest of them.
-        together = {"seconds": max(u.seconds for u in each), "num_parameters": each[0].num_parameters}
-        return Usage(**{**summed, **together})
+        apart = {
+            "seconds": max(u.seconds for u in each),
+            "num_parameters": each[0].num_parameters,
+            "peak_gpu_memory_bytes": None if None in on_gpus else sum(peak or 0 for peak in on_gpus),
+        }
+        names = [field.name for field in fields(Usage) if field.name not in (*apart, "extra")]
+        return Usage(**{name: sum(getattr(u, name) for u in each) for name in names}, **apart)
 
     def close(self) -> None:
         """End all engines."""
@@ -112,6 +120,41 @@ class EngineReplicas:
         if failed is not None:
             raise failed
         return [answer.result() for answer in answers]
+
+
+def check_gpus(wanted: int, visible: int) -> None:
+    """Refuse engines of which some would compute on GPUs and the others, unasked, on the CPU.
+
+    Raises:
+        EngineError: If GPUs are visible, but fewer than wanted; says what to lower.
+
+    Examples:
+        >>> check_gpus(wanted=2, visible=1)
+        Traceback (most recent call last):
+        ...
+        si_dagster.engines.base.EngineError: 2 GPUs are wanted and 1 is visible here: ...
+    """
+    if 0 < visible < wanted:
+        raise EngineError(
+            f"{wanted} GPUs are wanted and {visible} {'is' if visible == 1 else 'are'} visible here: lower "
+            "data_parallel_size or tensor_parallel_size, look at nvidia-smi and CUDA_VISIBLE_DEVICES, or set "
+            "device to cpu"
+        )
+
+
+def num_gpus(visible: str | None) -> int:
+    """GPUs that nvidia-smi lists, those of CUDA_VISIBLE_DEVICES where it is set; 0 without nvidia-smi."""
+    try:
+        told = subprocess.run(
+            ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    present = sum(line.startswith("GPU ") for line in told.splitlines())
+    if visible is None:
+        return present
+    names = [name.strip() for name in visible.split(",")]
+    return sum(int(name) < present if name.isdigit() else bool(name) and name in told for name in names)
 
 
 def device_environment(index: int, width: int, visible: str | None) -> dict[str, str]:

@@ -91,7 +91,7 @@ class ScriptedEngine:
         """See `Engine.generate`; a completion is drawn whole, with the first uniform of its stream."""
         started = self._started()
         results = [self._draw(prompt, sampling) for prompt in prompts]
-        self._usage.prompt_tokens += sum(len(prompt.text) for prompt in prompts)
+        self._usage.read(sum(len(prompt.text) for prompt in prompts))
         self._usage.completion_tokens += sum(c.num_tokens for row in results for c in row)
         self._usage.seconds += time.perf_counter() - started
         return results
@@ -111,7 +111,8 @@ class ScriptedEngine:
         chances = np.empty((len(prompts), len(labels)))
         chances[:, :1] = shares[:, None]
         chances[:, 1:] = (1.0 - shares[:, None]) / max(1, len(labels) - 1)
-        self._usage.prompt_tokens += sum(map(len, prompts))
+        behind = sum(max(0, len(label) - 1) for label in labels)  # what the last token is, is read from none
+        self._usage.read(sum(map(len, prompts)) + len(prompts) * behind)
         self._usage.seconds += time.perf_counter() - started
         return np.log(chances)
 
@@ -130,7 +131,7 @@ class ScriptedEngine:
         """See `Engine.sequence_logprobs`; a text outside the script gets `UNKNOWN_LOGPROB`."""
         started = self._started()
         scores = [self._logprob(p, c) for p, c in zip(prompts, completions, strict=True)]
-        self._usage.prompt_tokens += sum(map(len, prompts))
+        self._usage.read(sum(map(len, prompts)) + sum(max(0, len(c) - 1) for c in completions))
         self._usage.seconds += time.perf_counter() - started
         return np.array(scores, dtype=np.float64), np.array([len(c) for c in completions], dtype=np.int64)
 

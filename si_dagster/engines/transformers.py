@@ -105,7 +105,6 @@ class TransformersEngine:
             for batch in self._sample_batches(samples, texts, sampling):
                 drawn = self._halving(batch, lambda part: self._draw(part, prompts, texts, sampling, rule))
                 results.update(zip(batch, drawn, strict=True))
-            self._usage.prompt_tokens += sum(len(ids) for ids in texts)
             self._usage.completion_tokens += sum(completion.num_tokens for completion in results.values())
             return [[results[index, sample] for sample in range(sampling.n)] for index in range(len(prompts))]
 
@@ -135,6 +134,7 @@ class TransformersEngine:
     ) -> list[Completion]:
         """Completions of (prompt index, sample index) pairs, those of one text side by side."""
         unique, row = distinct([texts[index] for index, _ in samples])
+        self._count_repeated([texts[index] for index in {index for index, _ in samples}], unique)
         branches = Branches(self._model)
         logits = self._read(branches, unique, np.array([len(ids) - 1 for ids in unique]))[:, -1]
         branches.share()
@@ -181,8 +181,7 @@ class TransformersEngine:
             for batch in self._reading_batches(unique, shareable, extra=longest - 1, slots=1):
                 rows = self._halving(batch, lambda part: self._label_rows(part, unique, targets))
                 of_unique[batch] = rows
-            self._usage.prompt_tokens += sum(len(ids) for ids in texts)
-            self._usage.cached_tokens += sum(len(ids) for ids in texts) - sum(len(ids) for ids in unique)
+            self._count_repeated(texts, unique)
             return of_unique[row]
 
     def _label_rows(
@@ -199,6 +198,7 @@ class TransformersEngine:
             if len(longer):
                 fork = branches.fork(torch.from_numpy(longer).to(self.device))
                 rest = [labels[row] for row in longer]
+                self._usage.read(sum(len(ids) - 1 for ids in rest))
                 logits = fork.extend_ragged([ids[:-1] for ids in rest], keep=max(len(ids) for ids in rest))
                 score[longer] += gathered(logits, [ids[1:] for ids in rest])
             scores.append(score)
@@ -222,7 +222,6 @@ class TransformersEngine:
                 scores[batch] = self._halving(
                     batch, lambda part: self._sequence_rows(part, read, ids, shareable)
                 )
-            self._usage.prompt_tokens += sum(len(tokens) for tokens in texts)
             return scores, counts
 
     def _sequence_rows(
@@ -251,11 +250,16 @@ class TransformersEngine:
     ) -> torch.Tensor:
         """Read texts, common beginnings once; logits of the last `keep` slots: (texts, keep, vocabulary)."""
         levels = reading_levels(texts, shareable)
-        computed = sum(len(segment) for level in levels for segment in level.segments)
-        self._usage.cached_tokens += sum(len(ids) for ids in texts) - computed
+        asked = sum(len(ids) for ids in texts)
+        self._usage.read(asked, asked - sum(len(segment) for level in levels for segment in level.segments))
         for level in levels[:-1]:
             branches.grow(level.parents, level.segments)
         return branches.grow(levels[-1].parents, levels[-1].segments, keep)
+
+    def _count_repeated(self, texts: Sequence[np.ndarray], unique: Sequence[np.ndarray]) -> None:
+        """Texts that are equal are asked for each and read once."""
+        repeated = sum(len(ids) for ids in texts) - sum(len(ids) for ids in unique)
+        self._usage.read(repeated, repeated)
 
     def _reading_batches(
         self, texts: Sequence[np.ndarray], shareable: np.ndarray, extra: int, slots: int

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from si_dagster.engines.base import Completion, EngineError, Prompt, SamplingParams, Usage
+from si_dagster.engines.prefixes import shared_lengths
 from si_dagster.engines.streams import request_seed
 from si_dagster.engines.tokens import TokenCodec, cut_at_stop, decoded_texts, distinct, end_tokens
 from si_dagster.engines.vllm_setup import Setup, explained, opened, prepared_platform
@@ -78,7 +79,11 @@ class VllmEngine:
         self._codec = TokenCodec(self._tokenizer, setup.window, self.path)
         self._ends = end_tokens(setup.generation_config, self._tokenizer)
         gpus = 0 if setup.is_cpu else tensor_parallel_size
-        self._usage = Usage(num_parameters=setup.num_parameters, num_gpus=gpus)
+        self._usage = Usage(
+            num_parameters=setup.num_parameters,
+            num_gpus=gpus,
+            peak_gpu_memory_bytes=None if gpus > 1 else 0,  # ranks have processes of their own
+        )
 
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Completion]]:
         """See `Engine.generate`; completions also end where the context window does (`length`).
@@ -92,7 +97,6 @@ class VllmEngine:
                 for prompt, ids in zip(prompts, texts, strict=True)
             ]
             rows = [self._completions(output, sampling) for output in self._answers(requests)]
-            self._usage.prompt_tokens += sum(len(ids) for ids in texts)
             self._usage.completion_tokens += sum(c.num_tokens for row in rows for c in row)
             return rows
 
@@ -142,8 +146,8 @@ class VllmEngine:
             longest = max(len(ids) for of_prompt in targets for ids in of_prompt)
             self._codec.check_window(max(len(ids) for ids in unique), longest)
             of_unique = self._label_rows(unique, targets)
-            self._usage.prompt_tokens += sum(len(ids) for ids in texts)
-            self._usage.cached_tokens += sum(len(ids) for ids in texts) - sum(len(ids) for ids in unique)
+            repeated = sum(len(ids) for ids in texts) - sum(len(ids) for ids in unique)
+            self._usage.read(repeated, repeated)
             return of_unique[row]
 
     def _label_rows(
@@ -192,11 +196,15 @@ class VllmEngine:
                 ]
                 outputs = self._answers(requests)
                 scores[asked] = [summed(output, ids[i]) for i, output in zip(asked, outputs, strict=True)]
-            self._usage.prompt_tokens += sum(len(tokens) for tokens in texts)
             return scores, counts
 
     def usage(self) -> Usage:
-        """See `Engine.usage`; cached tokens are those vLLM reports for the first completion of a request."""
+        """See `Engine.usage`; cached tokens are those vLLM reports.
+
+        Of the `n` completions of a prompt it reports the one that ends last, which finds the prompt read. So
+        no more is counted as cached than the prompt shares with its neighbour, and that the others read the
+        prompt's last block again is not counted.
+        """
         return replace(self._usage)
 
     def close(self) -> None:
@@ -215,9 +223,14 @@ class VllmEngine:
         whole: dict[str, Any] = {"output_kind": RequestOutputKind.FINAL_ONLY}
         params = [Params(**requests[index][1], **whole) for index in order]
         outputs: list[Any] = [None] * len(requests)
-        for index, output in zip(order, self._llm.generate(texts, params, use_tqdm=False), strict=True):
+        shared = with_neighbours([requests[index][0] for index in order])
+        for index, output, common in zip(
+            order, self._llm.generate(texts, params, use_tqdm=False), shared, strict=True
+        ):
             outputs[index] = output
-            self._usage.cached_tokens += output.num_cached_tokens or 0
+            cached = output.num_cached_tokens or 0
+            drawn_once = requests[index][1].get("n", 1) == 1
+            self._usage.read(len(requests[index][0]), cached if drawn_once else min(cached, common))
         return outputs
 
     @contextmanager
@@ -235,6 +248,17 @@ class VllmEngine:
             raise explained(error, f"{self.path}: vLLM failed while answering") from error
         finally:
             self._usage.seconds += time.perf_counter() - started
+
+
+def with_neighbours(sequences: Sequence[np.ndarray]) -> list[int]:
+    """Tokens that each sequence has in common with the one before it; 0 for the first.
+
+    Examples:
+        >>> with_neighbours([np.array([5, 6, 7]), np.array([5, 6, 8])])
+        [0, 2]
+    """
+    limits = np.array([len(ids) for ids in sequences], dtype=np.int64)
+    return [0, *shared_lengths(sequences, limits).tolist()] if len(limits) > 1 else [0] * len(limits)
 
 
 def following_tokens(labels: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:

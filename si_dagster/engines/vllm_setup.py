@@ -10,17 +10,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from si_dagster.engines.base import EngineError
+from si_dagster.engines.base import CAUSE_IN_LOG, WANT_OF_MEMORY, EngineError
 
 if TYPE_CHECKING:
     import torch
 
-ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    # The engine has a process of its own already. Another of vLLM's would hold the GPU, its errors and its
+    # memory figures there, and would not end with ours; on CPU two more take 8 s each to import it again.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
 """Set where the caller's environment does not say otherwise."""
 
 CPU_ENVIRONMENT = {
-    # The engine has a process of its own already; vLLM's two more take 8 s each to import it again.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     # Eager: else one small function is compiled by itself, 15 s and nothing gained.
     "TORCHDYNAMO_DISABLE": "1",
 }
@@ -36,7 +41,7 @@ it. Larger ones take vLLM's default."""
 
 ADVICE = (
     (
-        r"out of memory|can't allocate memory|No available memory for the cache|is less than desired",
+        WANT_OF_MEMORY.pattern,
         "not enough memory: lower gpu_memory_utilization where others use the device, lower max_num_seqs or "
         "max_num_batched_tokens, or raise tensor_parallel_size",
     ),
@@ -46,7 +51,7 @@ ADVICE = (
     (r"divisible by tensor parallel", "take a tensor_parallel_size that divides the attention heads"),
     (r"Failed to infer device type", "this vLLM finds no device it can use: see docs/engines.md"),
     (r"trust_remote_code|custom code", "set trust_remote_code on the model, if you have read its code"),
-    (r"Engine core initialization failed|EngineDead|EngineCore encountered", "its log is below, or above"),
+    (CAUSE_IN_LOG.pattern, "the cause is in the log of this engine's process"),
 )
 """(pattern in a message of vLLM, what to change)."""
 

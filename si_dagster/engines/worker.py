@@ -5,7 +5,6 @@ calls at once as the engine has lanes. Standard output stays free for what libra
 pipe: both ends are ours.
 """
 
-import os
 import pickle
 import signal
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 from si_dagster.engines.base import Engine, Usage, num_lanes
 from si_dagster.engines.registry import open_engine
 from si_dagster.engines.remote import answered
-from si_dagster.processes import exit_with_parent, peak_gpu_memory, peak_memory
+from si_dagster.processes import exit_with_descendants, exit_with_parent, peak_gpu_memory, peak_memory
 
 Question = tuple[int, str, tuple[Any, ...]]
 
@@ -83,10 +82,10 @@ def main() -> None:
     try:
         serve(Desk(Connection(descriptor)))
     except (BrokenPipeError, ConnectionResetError):
-        os._exit(1)
+        exit_with_descendants(1)
     # Interpreter shutdown frees a large policy block by block; the kernel does it at once.
     sys.stdout.flush()
-    os._exit(0)
+    exit_with_descendants(0)
 
 
 if __name__ == "__main__":

@@ -341,11 +341,11 @@ CATALOGUE_TABLES: dict[str, tuple[str, dict[str, str]]] = {
         "What each artifact in force cost; null where a stage spends no such thing.",
         {
             "study, iteration, stage, model, task, part, artifact_id, num_rows": "Which.",
-            "prompt_tokens, completion_tokens, cached_tokens": "Tokens in, out, and in from the cache.",
+            "prompt_tokens, completion_tokens, cached_tokens": "Tokens read, drawn, and read from a cache.",
             "model_seconds": "Of the engine or the trainer.",
             "gpu_seconds": "The same times the GPUs it held.",
             "flops": "Forward passes of an engine, or all of a training.",
-            "peak_memory_bytes, peak_gpu_memory_bytes": "Largest resident size; the same of GPU memory.",
+            "peak_memory_bytes, peak_gpu_memory_bytes": "Largest resident size; of GPU memory, if known.",
             "wall_seconds": "Of the whole stage.",
         },
     ),

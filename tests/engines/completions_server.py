@@ -60,6 +60,7 @@ class CompletionsServer:
         self.refusals: list[tuple[int, Any, dict]] = []
         self.headers: dict[str, str] = {}
         self.root, self.echoes, self.delay = str(self.checkpoint), True, 0.0
+        self.usage: dict | None = None
         self.busy = self.busiest = 0
 
     def entry(self) -> dict:
@@ -78,7 +79,8 @@ class CompletionsServer:
     def completions(self, body: dict) -> dict:
         with self._lock:
             choices = self.echoed(body["prompt"]) if body.get("echo") else self.drawn(body)
-        return {"choices": [{"index": index, **choice} for index, choice in enumerate(choices)]}
+        numbered = [{"index": index, **choice} for index, choice in enumerate(choices)]
+        return {"choices": numbered, "usage": self.usage}
 
     def drawn(self, body: dict) -> list[dict]:
         sampling = SamplingParams(

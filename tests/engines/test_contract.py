@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from resources.cost_meter import CostMeter
 from si_dagster.engines.base import Engine, Prompt, SamplingParams
 
 PUZZLES = ["1_3_34122143_3_1", "____3412________", "_2_43__22_434___", "12343412214343__", "_______________1"]
@@ -128,8 +129,32 @@ def test_usage_grows(engine: Engine):
     after = engine.usage()
     drawn = sum(c.num_tokens for row in rows for c in row)
     assert after.completion_tokens - before.completion_tokens == drawn
-    assert after.prompt_tokens - before.prompt_tokens == sum(len(p.text) for p in PROMPTS) + 5
+    read = after.prompt_tokens - before.prompt_tokens - sum(len(p.text) for p in PROMPTS)
+    assert read in (5, 2 * (5 + 1)), "a prompt is read once, or echoed with each label"
     assert after.seconds > before.seconds
+
+
+@pytest.mark.parametrize("asks", ["label_logprobs", "sequence_logprobs"])
+def test_all_that_is_read_is_counted_and_what_was_shared_is_part_of_it(engine: Engine, tmp_path, asks):
+    """Continuations of several tokens, behind prompts that share a beginning."""
+    beginning = "a few shots of beginning "
+    if asks == "label_logprobs":
+        # Two trees of tokens that part behind the blank: 7 and 9 tokens to read, the last of each is not.
+        prompts, others = [f"{beginning}{i}:" for i in range(6)], [" correct", " incorrect"]
+        num_computed = 6 * (7 + 9)
+    else:
+        prompts, others = [f"{beginning}:"] * 6, [f"{i}1234341221434321"[:16] for i in range(6)]
+        num_computed = 6 * 15
+    before, meter = engine.usage(), CostMeter(engine, tmp_path / "cost.json")
+    getattr(engine, asks)(prompts, others)
+    after, cost = engine.usage(), meter.cost()
+    read, cached = (getattr(after, n) - getattr(before, n) for n in ("prompt_tokens", "cached_tokens"))
+    assert 0 <= cached <= read
+    assert read >= sum(map(len, prompts)) + num_computed
+    assert read - cached >= num_computed
+    assert after.completion_tokens == before.completion_tokens
+    assert cost["flops"] == 2 * after.num_parameters * (read - cached)
+    assert cost["flops"] > 0 or not after.num_parameters
 
 
 def test_is_an_engine(engine: Engine):

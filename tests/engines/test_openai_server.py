@@ -51,6 +51,15 @@ def test_numbers_are_the_policys(engine, transformers_engine):
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
+def test_cache_hits_the_server_tells_of_are_counted(told, engine):
+    told.usage = {"prompt_tokens": 6, "prompt_tokens_details": {"cached_tokens": 4}}
+    engine.generate(PROMPTS[:1], SAMPLING)  # 6 tokens
+    engine.label_logprobs(["?1_3_A"] * 2, ["12", "7"])  # 8 + 7 tokens in one request, and the same again
+    usage = engine.usage()
+    assert usage.prompt_tokens == 6 + 2 * (8 + 7)
+    assert usage.cached_tokens == 4 + 4 + (8 + 7)
+
+
 @pytest.mark.parametrize(
     "headers", [{"retry-after-ms": "400"}, {"Retry-After": "0.4"}, {"x-ratelimit-reset-tokens": "400ms"}]
 )

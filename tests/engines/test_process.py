@@ -12,9 +12,10 @@ import psutil
 import pytest
 
 from si_dagster.engines.base import EngineError, Prompt, SamplingParams
-from si_dagster.engines.process import PACKAGE_ROOT, EngineProcess
+from si_dagster.engines.process import CLOSE_SECONDS, PACKAGE_ROOT, EngineProcess
 
 PROMPTS = [Prompt("p", "?____3412________A")]
+FORKING_WORKER = Path(__file__).with_name("forking_worker.py")
 
 
 def ended(pid: int, seconds: float = 10.0) -> bool:
@@ -24,6 +25,15 @@ def ended(pid: int, seconds: float = 10.0) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+@pytest.fixture
+def forking_python(tmp_path):
+    """In the place of Python: a worker whose engine forks as vLLM does."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {FORKING_WORKER} "$@"\n')
+    python.chmod(0o755)
+    return str(python)
 
 
 def test_same_draws_as_in_process(transformers_engine, process_engine):
@@ -152,3 +162,50 @@ def test_works_from_another_folder(tmp_path, monkeypatch):
     engine = EngineProcess("scripted", Path("."))
     assert len(engine.generate(PROMPTS, SamplingParams(n=2))[0]) == 2
     engine.close()
+
+
+def test_a_killed_child_is_told_and_its_fork_ends_though_it_holds_the_pipe(tmp_path, forking_python):
+    engine = EngineProcess("forking", tmp_path, python=forking_python)
+    fork = int((tmp_path / "fork").read_text())
+    assert psutil.pid_exists(fork)
+    threading.Timer(0.3, os.kill, (engine.pid, signal.SIGKILL)).start()
+    with pytest.raises(EngineError, match="SIGKILL"):
+        engine.generate(PROMPTS, SamplingParams())
+    engine.close()
+    assert ended(fork, seconds=0.1)
+
+
+def test_an_interrupted_call_ends_the_child_and_its_fork(tmp_path, forking_python):
+    engine = EngineProcess("forking", tmp_path, python=forking_python)
+    interrupt = (threading.main_thread().ident, signal.SIGINT)
+    threading.Timer(0.3, signal.pthread_kill, interrupt).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(PROMPTS, SamplingParams())
+    assert ended(int((tmp_path / "fork").read_text()), seconds=0.1)
+    assert not psutil.pid_exists(engine.pid)
+    assert time.monotonic() - started < CLOSE_SECONDS, "killed, not waited for"
+
+
+def test_a_fork_is_gone_after_the_parent_was_killed(tmp_path, forking_python):
+    program = (
+        "import time\n"
+        "from si_dagster.engines.process import EngineProcess\n"
+        f"engine = EngineProcess('forking', {str(tmp_path)!r}, python={forking_python!r})\n"
+        "print(engine.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=PACKAGE_ROOT
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    assert ended(pid)
+    assert ended(int((tmp_path / "fork").read_text()))
+
+
+def test_what_only_the_log_tells_comes_with_the_error(tmp_path, forking_python):
+    with pytest.raises(EngineError, match=r"See root cause above(.|\n)*CUDA out of memory. Tried") as failure:
+        EngineProcess("forking", tmp_path, {"fails": True}, python=forking_python)
+    assert "(out of memory? lower " in str(failure.value)

@@ -79,6 +79,15 @@ def test_a_shared_beginning_is_read_from_the_cache(vllm_engine):
     assert after.num_parameters == before.num_parameters > 10_000
 
 
+def test_samples_of_one_prompt_do_not_count_it_as_cached(vllm_engine):
+    """Each finds the prompt that the first has read; that one had to be read."""
+    before = vllm_engine.usage()
+    vllm_engine.generate([Prompt("p", "never seen " * 7)], SamplingParams(n=8, max_tokens=4))
+    after = vllm_engine.usage()
+    assert after.prompt_tokens - before.prompt_tokens == 77
+    assert after.cached_tokens == before.cached_tokens
+
+
 def test_context_window(vllm_engine):
     rows = vllm_engine.generate([Prompt("long", "1" * 90)], SamplingParams(n=4, max_tokens=200, seed=1))
     assert {c.num_tokens for c in rows[0] if c.finish_reason == "length"} <= {6}
