@@ -330,6 +330,27 @@ def sweep(
         console.print(" ".join(threshold_sweep.READING.split()), soft_wrap=True, highlight=False)
 
 
+@app.command()
+def compare(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY STUDY...", help="Names or files; all run.")],
+    as_json: JsonOption = False,
+) -> None:
+    """J, gap and relative gap of several studies side by side, and how each differs from the first."""
+    from si_dagster import stored
+    from si_dagster.analysis import comparison
+    from si_dagster.store.artifacts import Store
+
+    found = [stored.find_stored(study) for study in studies]
+    rows, fields = stored.compared(found, Store()), comparison.differing_fields(found)
+    if as_json:
+        _print_json({"fields": fields, "rows": rows.to_dicts()})
+        return
+    _print_rows([{k: str(v) for k, v in row.items()} for row in fields], title="fields that differ")
+    _print_rows(comparison.shown(rows), title="held-out prompts")
+    _print_rows(comparison.shown_differences(rows), title=f"less {found[0].name}")
+    console.print(" ".join(comparison.READING.split()), soft_wrap=True, highlight=False, markup=False)
+
+
 @app.command("analysis")
 def analysis_table(
     study: StudyArgument,

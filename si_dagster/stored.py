@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from si_dagster.analysis import comparison
 from si_dagster.analysis.catalogue import ANALYSES
 from si_dagster.analysis.data import StudyData
 from si_dagster.plan import Plan, verification_roles
@@ -57,6 +58,17 @@ def study_data(study: Study, analysis: str, store: Store) -> StudyData:
 def analysis_rows(study: Study, analysis: str, store: Store) -> pl.DataFrame:
     """The table of one analysis, made anew from stored rows."""
     return ANALYSES[analysis].load().rows(study_data(study, analysis, store))
+
+
+def compared(studies: Sequence[Study], store: Store) -> pl.DataFrame:
+    """Studies side by side; see `analysis.comparison`.
+
+    Raises:
+        StudyError: If there are fewer than two, or nothing of one of them is stored.
+    """
+    if len({study.name for study in studies}) < max(2, len(studies)):
+        raise StudyError("a comparison needs two studies or more, each named once")
+    return comparison.rows([study_data(study, "slices", store) for study in studies])
 
 
 @dataclass(frozen=True)

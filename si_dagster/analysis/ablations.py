@@ -2,7 +2,7 @@
 
 Subsamples of what is stored: n generations are cut into disjoint blocks of fewer, and the numbers are means
 over blocks, so that nothing drawn is thrown away. Temperature cannot be had this way: which tokens another
-temperature would have drawn is not stored, so temperatures are compared between studies.
+temperature would have drawn is not stored, so temperatures are compared between studies (`comparison`).
 """
 
 from collections.abc import Iterator

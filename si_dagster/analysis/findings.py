@@ -28,7 +28,7 @@ from si_dagster.core import weighting
 from si_dagster.core.ensembles import and_weights
 from si_dagster.core.fingerprint import derive_seed
 from si_dagster.core.gap import expected_utility, gap_per_prompt, relative_gap_per_prompt
-from si_dagster.core.intervals import Interval, resampled_sums
+from si_dagster.core.intervals import Interval, jointly_resampled_sums
 from si_dagster.core.pass_at_k import pass_at_k
 from si_dagster.core.samples import divide_or_nan, sum_per_prompt
 from si_dagster.core.sweep import gap_by_quantile, gap_by_threshold
@@ -200,35 +200,13 @@ def pooled(columns_of: Seeds, statistic: Statistic) -> tuple[dict[int, float], I
 
 
 def resampled(columns_of: Seeds) -> dict[int, np.ndarray]:
-    """Sums of each seed's columns over prompts drawn with replacement from those of all seeds together.
+    """Seed -> sums of its columns in every resample; prompts that seeds share are drawn for all at once.
 
-    A prompt that several seeds share is drawn for all of them at once: what it adds to one seed it adds to
-    the others, and taking its copies for independent prompts would make intervals too narrow (ours). Where
-    no prompt is shared, seeds still are independent; how many prompts of each are drawn then varies a little.
-
-    Returns:
-        Seed -> shape (NUM_RESAMPLES, num_columns).
-
-    Examples:
-        Two seeds with the same values of the same prompts do not differ in any resample:
-
-        >>> alike = PerPrompt(np.array(["a", "b"]), np.array([[1.0], [0.0]]))
-        >>> first, second = resampled({0: alike, 1: alike}).values()
-        >>> bool((first == second).all())
-        True
+    Shapes are (NUM_RESAMPLES, num_columns).
     """
-    prompts = np.unique(np.concatenate([found.prompts for found in columns_of.values()]))
-    together = np.hstack([_placed(found, prompts) for found in columns_of.values()])
-    sums = resampled_sums(together, NUM_RESAMPLES, derive_seed(min(columns_of), "findings"))
-    ends = np.cumsum([found.values.shape[1] for found in columns_of.values()])
-    return dict(zip(columns_of, np.split(sums, ends[:-1], axis=1), strict=True))
-
-
-def _placed(found: PerPrompt, prompts: np.ndarray) -> np.ndarray:
-    """The values in the rows of all prompts, 0 where this seed did not ask; prompts are sorted."""
-    rows = np.zeros((len(prompts), found.values.shape[1]))
-    np.add.at(rows, np.searchsorted(prompts, found.prompts), found.values)
-    return rows
+    tables = [(found.prompts, found.values) for found in columns_of.values()]
+    sums = jointly_resampled_sums(tables, NUM_RESAMPLES, derive_seed(min(columns_of), "findings"))
+    return dict(zip(columns_of, sums, strict=True))
 
 
 def of_means(

@@ -6,11 +6,12 @@ narrow by a few points of coverage below about 30 prompts, and blind to the nois
 on the same data. This module knows nothing about what the values mean.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from si_dagster.core.samples import divide_or_nan
+from si_dagster.core.samples import divide_or_nan, mean_or_nan
 from si_dagster.core.student import t_cdf, t_quantile
 
 MIN_RESAMPLES = 1000
@@ -118,6 +119,44 @@ def paired_difference(
     return bootstrap_mean(a - b, num_resamples, confidence, seed)
 
 
+def difference_of_means(
+    a: np.ndarray,
+    b: np.ndarray,
+    prompts: tuple[np.ndarray, np.ndarray],
+    num_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Mean of a less mean of b, each over its own known prompts; prompts that both share are paired.
+
+    With the same prompts, all known, this is `paired_difference`; with none in common the two are resampled
+    independently; in between, as `jointly_resampled_sums` says.
+
+    Args:
+        a: One value a prompt, NaN if unknown; shape (num_prompts_a,).
+        b: Shape (num_prompts_b,).
+        prompts: What tells a prompt of a and of b from others; of the shapes of a and b.
+        num_resamples: At least 1000.
+        confidence: In (0, 1).
+        seed: Seed of the resamples.
+
+    Examples:
+        Alike on both prompts but for .5, so that every resample differs by .5; without a common prompt the
+        same numbers leave the difference open.
+
+        >>> a, b, names = np.array([0.5, 1.0]), np.array([0.0, 0.5]), np.array(["x", "y"])
+        >>> difference_of_means(a, b, (names, names))
+        Interval(estimate=0.5, low=0.5, high=0.5)
+        >>> difference_of_means(a, b, (names, np.array(["v", "w"]))).low < 0.5
+        True
+    """
+    tables = [np.stack([np.nan_to_num(v), ~np.isnan(v)], axis=1) for v in (a, b)]
+    sums = jointly_resampled_sums(list(zip(prompts, tables, strict=True)), num_resamples, seed)
+    of_a, of_b = (divide_or_nan(s[:, 0], s[:, 1]) for s in sums)
+    estimate = mean_or_nan(a) - mean_or_nan(b)
+    return percentile_interval(estimate, of_a - of_b, confidence)
+
+
 def bootstrap_ratios(
     numerators: np.ndarray, denominators: np.ndarray, num_resamples: int, confidence: float, seed: int
 ) -> list[Interval]:
@@ -217,6 +256,40 @@ def resampled_sums(columns: np.ndarray, num_resamples: int, seed: int) -> np.nda
         stop = min(start + chunk, num_resamples)
         sums[start:stop] = _draw_counts(rng, stop - start, num_prompts) @ weights
     return sums
+
+
+def jointly_resampled_sums(
+    tables: Sequence[tuple[np.ndarray, np.ndarray]], num_resamples: int, seed: int
+) -> list[np.ndarray]:
+    """`resampled_sums` of several tables whose prompts may be the same ones (ours).
+
+    Prompts are drawn from those of all tables together, and one that several share is drawn for all of them
+    at once: what makes it hard in one makes it hard in the others, so its copies are no independent prompts.
+    How many prompts of a table are drawn varies a little, so statistics must be ratios of sums.
+
+    Args:
+        tables: (what tells the prompts apart, shape (num_prompts,); values without NaN, shape (num_prompts,
+            num_columns)) of each.
+        num_resamples: At least 1000.
+        seed: Seed of the resamples.
+
+    Returns:
+        Shape (num_resamples, num_columns) for each table.
+
+    Examples:
+        >>> table = (np.array(["a", "b"]), np.array([[1.0], [0.0]]))
+        >>> first, second = jointly_resampled_sums([table, table], 1000, 0)
+        >>> bool((first == second).all())
+        True
+    """
+    all_prompts = np.unique(np.concatenate([prompts for prompts, _ in tables]))
+    placed = []
+    for prompts, values in tables:
+        rows = np.zeros((len(all_prompts), values.shape[1]))
+        np.add.at(rows, np.searchsorted(all_prompts, prompts), values)
+        placed.append(rows)
+    ends = np.cumsum([rows.shape[1] for rows in placed])
+    return np.split(resampled_sums(np.hstack(placed), num_resamples, seed), ends[:-1], axis=1)
 
 
 def _draw_counts(rng: np.random.Generator, num_resamples: int, num_prompts: int) -> np.ndarray:

@@ -98,8 +98,18 @@ def noisy(utilities: np.ndarray, noise: float, seed: int) -> np.ndarray:
     return np.nan_to_num(utilities) + noise * rng.normal(size=utilities.shape)
 
 
-def stored(home: Path, of: Study, *policies: ScoredSamples, slices: Sequence[dict] = ()) -> StudyData:
-    """The samples in a real store, and what an analysis reads of it; `slices` is of the prompts, in order."""
+def stored(
+    home: Path, of: Study, *policies: ScoredSamples, slices: Sequence[dict] = (), asked: str = ""
+) -> StudyData:
+    """The samples in a real store, and what an analysis reads of it.
+
+    Args:
+        home: Of the store.
+        of: The study.
+        policies: Its samples.
+        slices: Of the prompts, in order; without it no prompts are stored.
+        asked: Begins the text of every prompt.
+    """
     store = Store(home)
     for samples in policies:
         cell = (of.name, samples.iteration)
@@ -146,7 +156,9 @@ def stored(home: Path, of: Study, *policies: ScoredSamples, slices: Sequence[dic
             prompts = pl.DataFrame(
                 {"prompt_id": ids, "position": range(len(ids)), "slices": [json.dumps(row) for row in slices]}
             ).with_columns(
-                split=pl.lit(samples.split), **{c: pl.lit("") for c in ("question", "reference", "prompt")}
+                split=pl.lit(samples.split),
+                prompt=pl.format("{}{}", pl.lit(asked), "prompt_id"),
+                **{c: pl.lit("") for c in ("question", "reference")},
             )
             _write(store, Address(*cell, "prompts", *of_cell, samples.split), prompts)
     return StudyData(of, {m.address: store.require(m.address) for m in store.manifests()})
