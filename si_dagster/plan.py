@@ -37,6 +37,18 @@ CODE_VERSIONS = {
     "gap_metrics": "1",
     "report": "1",
     **dict.fromkeys(ANALYSES, "2"),
+    **dict.fromkeys(
+        (
+            "threshold_sweep",
+            "cross_verification",
+            "scaling",
+            "verifier_quality",
+            "verifier_overlap",
+            "baselines",
+            "other_gaps",
+        ),
+        "3",
+    ),
 }
 """Raised when the code of a stage changes its numbers: part of every fingerprint of that stage."""
 

@@ -15,7 +15,7 @@ from si_dagster.analysis.ablations import subsampled_gap
 from si_dagster.analysis.data import ScoredSamples, StudyData, columns_of, table
 from si_dagster.analysis.table import text_rows
 from si_dagster.core.fingerprint import derive_seed
-from si_dagster.core.intervals import bootstrap_mean, paired_difference
+from si_dagster.core.intervals import UNKNOWN, bootstrap_mean, paired_difference
 from si_dagster.core.samples import per_sample, sum_per_prompt
 from si_dagster.core.weighting import best_weights
 from si_dagster.stages.conventions import bootstrap_options
@@ -27,12 +27,17 @@ CARD = """Each verification beside a random filter, the majority vote, itself at
 
 Reads: generations and verifications (their cost), utilities of all iterations.
 
-Writes: one row a verification and baseline: its gap, and the advantage of the verification, paired by prompt.
+Writes: one row a verification and baseline: its gap, and the advantage of the verification over it, paired by
+prompt, on all generations and on so few that both cost the same.
 """
 READING = """Advantage is the gap of the verification less that of the baseline, paired by prompt. The random
 filter keeps as many answers of each prompt as the verification does; the majority vote keeps the most common
 answer of each prompt. Same cost is the verification on so few generations that generating and verifying them
-costs what generating all n did. The oracle filter reads ground truth: a bound, not a method."""
+costs what generating all n did; advantage at the same cost is its gap less that of the baseline, which has
+all n: whether a budget is better spent on verifying. The oracle filter reads ground truth: a bound, not a
+method."""
+
+SAME_COST = "same_cost"
 
 RANDOM_DRAWS = 16
 """A single draw of a filter by lot has a gap of its own, of chance; sixteen bring it to a quarter."""
@@ -61,8 +66,8 @@ def _of_verification(data: StudyData, samples: ScoredSamples, spec: Scorer) -> I
     }
     affordable = 0 if cost is None else int(size / (1.0 + cost))
     if affordable:
-        baselines["same_cost"] = (subsampled_gap(samples, spec, affordable).gap, affordable)
-    how = bootstrap_options(samples.study)
+        baselines[SAME_COST] = (subsampled_gap(samples, spec, affordable).gap, affordable)
+    how, (fewer, _) = bootstrap_options(samples.study), baselines.get(SAME_COST, (None, 0))
     for name, (gaps, num_generations) in baselines.items():
         yield {
             **samples.keys,
@@ -73,6 +78,10 @@ def _of_verification(data: StudyData, samples: ScoredSamples, spec: Scorer) -> I
             "relative_cost": cost,
             **columns_of("gap", bootstrap_mean(gaps, **how)),
             **columns_of("advantage", paired_difference(ours, gaps, **how)),
+            **columns_of(
+                "same_cost_advantage",
+                UNKNOWN if fewer is None or name == SAME_COST else paired_difference(fewer, gaps, **how),
+            ),
         }
 
 
@@ -129,20 +138,28 @@ def shown(rows: pl.DataFrame) -> list[dict[str, str]]:
         "num_generations": "n",
         "gap": "gap of the baseline",
         "advantage": "advantage of verification",
+        "same_cost_advantage": "at the same cost",
         "relative_cost": "relative cost",
     }
     return text_rows(marked, headings)
 
 
 def chart(rows: pl.DataFrame) -> Any:
-    """Advantage over each baseline, a panel an iteration; the oracle is left out of the picture."""
+    """Advantage over each baseline at n and at the same cost, a panel an iteration; without the oracle."""
     from si_dagster.analysis.plots import cell_titles, interval_points
 
+    drawn = cell_titles(rows.filter(~pl.col("is_oracle")))
+    long = pl.concat(
+        drawn.select(
+            "cell",
+            "baseline",
+            line=pl.concat_str("verification", pl.lit(told)),
+            value=name,
+            value_low=f"{name}_low",
+            value_high=f"{name}_high",
+        ).filter(pl.col("value").is_not_null())
+        for name, told in (("advantage", ""), ("same_cost_advantage", ", same cost"))
+    )
     return interval_points(
-        cell_titles(rows.filter(~pl.col("is_oracle"))),
-        x="baseline",
-        y="advantage",
-        color="verification",
-        column="cell",
-        title="advantage of the verification",
+        long, x="baseline", y="value", color="line", column="cell", title="advantage of the verification"
     )

@@ -11,21 +11,20 @@ import polars as pl
 
 from si_dagster.analysis.data import ScoredSamples, StudyData, columns_of, estimated, table
 from si_dagster.analysis.table import text_rows
-from si_dagster.core.intervals import Interval, paired_difference
-from si_dagster.core.verifier_quality import verifier_quality
+from si_dagster.core.intervals import UNKNOWN, Interval, bootstrap_mean, paired_difference
+from si_dagster.core.verifier_quality import auroc_per_prompt
 from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.study import SELF, VerificationSpec
 
 ENSEMBLE = "ensemble"
-UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 TITLE = "Cross-verification"
 CARD = """Every generator judged by every verifier, on evaluation prompts, under the study's weighting rule.
 
 Reads: utilities, verifications of all iterations.
 
-Writes: one row a generator, iteration and verification: gap, relative gap, and the gap over
-self-verification by the same method, all with intervals.
+Writes: one row a generator, iteration and verification: gap, relative gap, AUROC within prompts, and the gap
+over self-verification by the same method, all with intervals.
 """
 READING = """Rows are generators, columns verifiers. Over self is the gap less that of self-verification by
 the same method, paired by prompt. Ensembles of all verifications stand beside them. In the paper the gap
@@ -38,10 +37,11 @@ def rows(data: StudyData) -> pl.DataFrame:
 
 
 def _of_generator(samples: ScoredSamples) -> Iterator[dict[str, Any]]:
+    how = bootstrap_options(samples.study)
     for spec in samples.scorers:
         scores, weights = samples.scores_and_weights(spec)
         estimate = samples.estimate(weights)
-        quality = verifier_quality(samples.utilities, scores, weights, samples.offsets)
+        ranking = auroc_per_prompt(samples.utilities, scores, samples.offsets)
         single = isinstance(spec, VerificationSpec)
         yield {
             **samples.keys,
@@ -50,7 +50,7 @@ def _of_generator(samples: ScoredSamples) -> Iterator[dict[str, Any]]:
             "verifier": spec.verifier if single else ENSEMBLE,
             **estimated(estimate, "expected_utility", "gap", "relative_gap"),
             **columns_of("over_self", _over_self(samples, spec) if single else UNKNOWN),
-            "auroc_per_prompt": quality.auroc_per_prompt,
+            **columns_of("auroc_per_prompt", bootstrap_mean(ranking, **how)),
             "num_prompts": estimate.num_prompts,
         }
 
@@ -75,21 +75,21 @@ def shown(rows: pl.DataFrame) -> list[dict[str, str]]:
         "gap": "gap",
         "relative_gap": "relative gap",
         "over_self": "over self",
+        "auroc_per_prompt": "AUROC in a prompt",
     }
     order = ["task", "iteration", "method", "model", "verifier"]
     return text_rows(rows.sort(order), headings, cells=["task"]) if rows.height else []
 
 
 def chart(rows: pl.DataFrame) -> Any:
-    """The gap as a matrix, a row a generator and method, a panel an iteration."""
+    """The gap as a matrix with intervals, a row a generator and method, a panel an iteration."""
     from si_dagster.analysis.plots import heat_map
 
     labelled = rows.with_columns(
-        label=pl.col("gap").round(3).cast(pl.String),
         generator=pl.format("{}, by {}", "model", "method"),
         which=_panel(rows),
     )
-    return heat_map(labelled, x="verifier", y="generator", value="gap", label="label", column="which")
+    return heat_map(labelled, x="verifier", y="generator", value="gap", column="which")
 
 
 def _panel(rows: pl.DataFrame) -> pl.Expr:

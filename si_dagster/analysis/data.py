@@ -150,6 +150,13 @@ class ScoredSamples:
         artifact = self.artifacts.get(address)
         return None if artifact is None else artifact.read(columns)
 
+    def verification_rows(self, spec: VerificationSpec, columns: list[str]) -> pl.DataFrame | None:
+        """Further columns of a verification of this cell, one row an act of checking."""
+        part = f"{self.split}.{spec.name}"
+        address = Address(self.study.name, self.iteration, "verifications", self.model, self.task, part)
+        artifact = self.artifacts.get(address)
+        return None if artifact is None else artifact.read(columns)
+
 
 def estimated(estimate: GapEstimate, *names: str) -> dict[str, float]:
     """Columns of an estimate with their intervals: `name`, `name_low`, `name_high`."""

@@ -13,7 +13,7 @@ import polars as pl
 from si_dagster.analysis.data import ScoredSamples, StudyData, columns_of, table
 from si_dagster.analysis.table import text_rows
 from si_dagster.core.diversity import answer_entropy, answered_share, distinct_answers
-from si_dagster.core.intervals import Interval, bootstrap_means
+from si_dagster.core.intervals import UNKNOWN, Interval, bootstrap_means
 from si_dagster.core.pass_at_k import pass_at_k
 from si_dagster.stages.conventions import bootstrap_options
 
@@ -29,8 +29,6 @@ READING = """Over base is the paired difference to iteration 0 on the same promp
 smallest k at which pass@k is below that of the base; its lower end is where the estimate first is, its
 upper end where the interval of the difference first excludes 0. Counts of distinct answers and entropy are
 biased down alike in every iteration, as all have the same n."""
-
-UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
 def rows(data: StudyData) -> pl.DataFrame:

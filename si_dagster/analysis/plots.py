@@ -131,37 +131,6 @@ def interval_lines(
     return layered.facet(**encoded)
 
 
-def lines(
-    rows: pl.DataFrame, *, x: str, y: str, color: str, dash: str, column: str, sort: Sequence[str]
-) -> Any:
-    """Lines without intervals over ordered names, in panels; for rates that a table tells more of.
-
-    Args:
-        rows: One a point.
-        x: Nominal column.
-        y: Quantitative column.
-        color: Nominal column.
-        dash: Nominal column, told by the dashes of the line.
-        column: Nominal column of panels.
-        sort: Order of x.
-    """
-    import altair as alt
-
-    legend = alt.Legend(**LEGEND)
-    return (
-        alt.Chart(rows.select({x, y, color, dash, column}))
-        .mark_line(point=True)
-        .encode(
-            x=alt.X(f"{x}:N", sort=list(sort), axis=alt.Axis(labelAngle=-40)),
-            y=alt.Y(f"{y}:Q", title=None),
-            color=alt.Color(f"{color}:N", legend=legend),
-            strokeDash=alt.StrokeDash(f"{dash}:N", legend=legend),
-        )
-        .properties(width=WIDTH // 2, height=HEIGHT * 3 // 4)
-        .facet(facet=alt.Facet(f"{column}:N", header=alt.Header(title=None)), columns=PANELS_A_ROW)
-    )
-
-
 def interval_points(
     rows: pl.DataFrame,
     *,
@@ -198,28 +167,37 @@ def interval_points(
     return layered.facet(facet=alt.Facet(f"{column}:N", header=alt.Header(title=None)), columns=PANELS_A_ROW)
 
 
-def heat_map(rows: pl.DataFrame, *, x: str, y: str, value: str, label: str, column: str) -> Any:
-    """A matrix whose cells say their number, in panels.
+def heat_map(rows: pl.DataFrame, *, x: str, y: str, value: str, column: str) -> Any:
+    """A matrix whose cells say their number with its interval, in panels.
 
     Args:
         rows: One a cell of a matrix.
         x: Nominal column.
         y: Nominal column.
-        value: Quantitative column that colours the cell, white at 0.
-        label: Text column written into it.
+        value: Quantitative column that colours the cell, white at 0; its interval lies beside it.
         column: Nominal column of panels.
     """
     import altair as alt
 
-    base = alt.Chart(rows.select({x, y, value, label, column})).encode(
+    labelled = rows.with_columns(label=_interval_label(value))
+    base = alt.Chart(labelled.select({x, y, value, "label", column})).encode(
         x=alt.X(f"{x}:N", title=x, axis=alt.Axis(labelAngle=-40)),
         y=alt.Y(f"{y}:N", title=y, axis=alt.Axis(labelLimit=300)),
     )
     scale = alt.Scale(scheme="blueorange", domainMid=0)
     cells = base.mark_rect(opacity=0.6).encode(color=alt.Color(f"{value}:Q", scale=scale, legend=None))
-    text = base.mark_text(fontSize=9).encode(text=f"{label}:N")
-    panels = (cells + text).properties(width=alt.Step(70), height=alt.Step(24))
+    text = base.mark_text(fontSize=9, lineBreak="\n", dy=-4).encode(text="label:N")
+    panels = (cells + text).properties(width=alt.Step(76), height=alt.Step(28))
     return panels.facet(facet=alt.Facet(f"{column}:N", header=alt.Header(title=None)), columns=PANELS_A_ROW)
+
+
+def _interval_label(name: str) -> pl.Expr:
+    """A number over its interval, to three decimals; the number alone where it has none, else `-`."""
+    # Less -0, which a rounded -.0001 is.
+    value, low, high = (
+        (pl.col(f"{name}{end}").round(3) + 0.0).cast(pl.String) for end in ("", "_low", "_high")
+    )
+    return pl.coalesce(pl.format("{}\n[{}, {}]", value, low, high), value, pl.lit("-"))
 
 
 def histogram(values: Sequence[float], title: str) -> Any:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from si_dagster.analysis.data import ScoredSamples, StudyData, estimated, table
+from si_dagster.analysis.data import ScoredSamples, StudyData, columns_of, estimated, table
 from si_dagster.analysis.table import text_rows
 from si_dagster.core.scaling import kendall_tau, line_fit
-from si_dagster.core.verifier_quality import acceptance_rates
+from si_dagster.core.verifier_quality import acceptance_intervals
+from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.store.analysis_schemas import MEASURES
 from si_dagster.store.layout import Address
 
@@ -51,9 +52,13 @@ def _points(data: StudyData, samples: ScoredSamples) -> Iterator[dict[str, Any]]
     for spec in samples.scorers:
         weights = samples.weights(spec)
         estimates = estimated(samples.estimate(weights), "gap", "relative_gap")
-        tpr, fpr = acceptance_rates(samples.utilities, weights)
-        for measure, value in {**estimates, "tpr": tpr, "fpr": fpr}.items():
-            if measure in MEASURES and not math.isnan(value):
+        rates = acceptance_intervals(
+            samples.utilities, weights, samples.offsets, **bootstrap_options(samples.study)
+        )
+        for name, rate in zip(("tpr", "fpr"), rates, strict=True):
+            estimates |= columns_of(name, rate)
+        for measure in MEASURES:
+            if not math.isnan(value := estimates[measure]):
                 yield {
                     "family": samples.study.model(samples.model).family_name,
                     "task": samples.task,
@@ -62,8 +67,8 @@ def _points(data: StudyData, samples: ScoredSamples) -> Iterator[dict[str, Any]]
                     "model": samples.model,
                     "log10_flops": math.log10(flops),
                     "value": value,
-                    "low": estimates.get(f"{measure}_low"),
-                    "high": estimates.get(f"{measure}_high"),
+                    "low": estimates[f"{measure}_low"],
+                    "high": estimates[f"{measure}_high"],
                 }
 
 

@@ -1,9 +1,9 @@
 """Threshold sweep: every cut of every verification and ensemble, as if the study had used it.
 
-A counterfactual from stored verifications; no engine is asked. Cuts are chosen on one half of the evaluation
-prompts and scored on the other, and the p-values of all cuts are adjusted by Holm within each iteration,
-model and task. It does not say what training on another set would have led to: only which rows would enter
-it and which would leave.
+A counterfactual from stored verifications; no engine is asked. Cuts are placed and chosen on one half of the
+evaluation prompts and scored on the other, and the p-values of all cuts are adjusted by Holm within each
+iteration, model and task. It does not say what training on another set would have led to: only which rows
+would enter it and which would leave.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,26 +18,26 @@ from si_dagster.analysis.table import interval_text
 from si_dagster.core.fingerprint import derive_seed
 from si_dagster.core.intervals import MeansAboveZero, means_above_zero
 from si_dagster.core.multiplicity import holm
-from si_dagster.core.samples import mean_or_nan
+from si_dagster.core.samples import mean_or_nan, per_sample
 from si_dagster.core.sweep import GapCurve, gap_of_kept, kept_at_quantiles, kept_at_thresholds
 
 TITLE = "Threshold sweep"
 CARD = """What other thresholds would have kept, from stored verifications alone: every verification and
 ensemble, by per-prompt quantile and by one tau for all prompts.
 
-Cuts are chosen on one half of the evaluation prompts and scored on the other; p-values are adjusted by Holm
-over all verifications, rules and cuts of an iteration, model and task.
+Cuts are placed and chosen on one half of the evaluation prompts and scored on the other; p-values are
+adjusted by Holm over all verifications, rules and cuts of an iteration, model and task.
 
 Reads: utilities, verifications, generations of all iterations.
 
 Writes: one row a cut: gap on all prompts and on either half, p-values, coverage, retained, and the training
 rows that would enter and leave.
 """
-READING = """Gap of the best cut of each verification and rule: chosen on one half of the evaluation prompts,
-scored on the other. p is one-sided (the gap is not above 0), adjusted by Holm over all cuts of that
-iteration, model and task. Entering and leaving count training rows against the study's own rule, before caps.
-Ensembles are those of the study, and `and`, `or`, `mean_rank` and `agreement` of all its verifications;
-members are cut alike. Oracle and random are bounds and are not tested."""
+READING = """Gap of the best cut of each verification and rule: placed (a tau is a quantile of scores) and
+chosen on one half of the evaluation prompts, scored on the other. p is one-sided (the gap is not above 0),
+adjusted by Holm over all cuts of that iteration, model and task. Entering and leaving count training rows
+against the study's own rule, before caps. Ensembles are those of the study, and `and`, `or`, `mean_rank` and
+`agreement` of all its verifications; members are cut alike. Oracle and random are bounds, and not tested."""
 
 READ = ("prompt_id", "sample_index", "utility")
 """Of utilities."""
@@ -78,7 +78,8 @@ def rows(data: StudyData) -> pl.DataFrame:
 def sweep_rows(held_out: ScoredSamples, train: ScoredSamples | None) -> pl.DataFrame:
     """The sweep of one iteration of one model on one task; `train` is `None` in the last iteration."""
     choosing = choosing_half(len(held_out.offsets) - 1, held_out.study.seed)
-    taus = global_thresholds(held_out.scores)
+    on_choosing = per_sample(choosing, held_out.offsets)
+    taus = global_thresholds({name: scores[on_choosing] for name, scores in held_out.scores.items()})
     # What only teaches has no scores of training prompts: ensembles of all have other members there.
     alike = {spec.name for spec in held_out.scorers if train is not None and spec in train.scorers}
     differences = {} if train is None else training_differences(train, taus)
@@ -98,7 +99,7 @@ def choosing_half(num_prompts: int, seed: int) -> np.ndarray:
 
 
 def global_thresholds(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tau of each verification at each quantile of the grid, over its parsed scores on all prompts."""
+    """Tau of each verification at each quantile of the grid, over those of the scores that were parsed."""
     return {name: _quantiles(values[~np.isnan(values)]) for name, values in scores.items()}
 
 
@@ -122,7 +123,8 @@ def candidates(samples: ScoredSamples, taus: Mapping[str, np.ndarray]) -> Iterat
 
     Args:
         samples: Of one policy and split.
-        taus: From `global_thresholds` of the evaluation prompts, so that training rows are cut by the same.
+        taus: From `global_thresholds` of the choosing half of the evaluation prompts, whatever is cut here:
+            training rows are cut by the same, and scoring prompts have no part in where a cut lies.
     """
     none = np.full(len(QUANTILES), np.nan)
     masks: dict[str, dict[str, np.ndarray]] = {"quantile": {}, "threshold": {}}
@@ -155,8 +157,10 @@ def candidates(samples: ScoredSamples, taus: Mapping[str, np.ndarray]) -> Iterat
 def _candidate_rows(
     candidate: Candidate, samples: ScoredSamples, choosing: np.ndarray
 ) -> Iterator[dict[str, Any]]:
-    curve = gap_of_kept(samples.utilities, candidate.kept, samples.offsets, QUANTILES)
-    confidence = samples.study.analysis.confidence
+    study = samples.study
+    conventions = (study.weighting.no_survivors, study.analysis.saturated)
+    curve = gap_of_kept(samples.utilities, candidate.kept, samples.offsets, QUANTILES, *conventions)
+    confidence = study.analysis.confidence
     on_all = means_above_zero(curve.gap_per_prompt, confidence)
     scoring = means_above_zero(curve.gap_per_prompt[~choosing], confidence)
     chosen_on = [mean_or_nan(column) for column in curve.gap_per_prompt[choosing].T]

@@ -13,6 +13,7 @@ import polars as pl
 from si_dagster.analysis.data import ScoredSamples, StudyData, columns_of, table
 from si_dagster.analysis.table import text_rows
 from si_dagster.core import overlap
+from si_dagster.core.intervals import bootstrap_mean
 from si_dagster.stages.conventions import bootstrap_options
 
 TITLE = "Verifier overlap"
@@ -21,7 +22,8 @@ keep by either.
 
 Reads: utilities (for the order of rows alone), verifications of all iterations.
 
-Writes: one row a pair: Pearson, Spearman, Spearman within prompts, Jaccard and what chance would give.
+Writes: one row a pair: Pearson, Spearman, Spearman within prompts, Jaccard and what chance would give, each
+with its interval.
 """
 READING = """Pearson and Spearman are over all samples, and so partly of easy and hard prompts; Spearman
 within prompts is what filtering lives on. Jaccard is the share of samples both keep of those either keeps;
@@ -44,15 +46,16 @@ def _pairs(samples: ScoredSamples) -> Iterator[dict[str, Any]]:
     for a, b in combinations(scores, 2):
         if a in ensembles:
             continue  # two ensembles are made of the same, and say nothing of each other
+        within = overlap.correlation_of_each_prompt(scores[a], scores[b], offsets)
         yield {
             **samples.keys,
             "verification": a,
             "other": b,
             **columns_of("pearson", overlap.correlation(scores[a], scores[b], offsets, **how)),
             **columns_of("spearman", overlap.correlation(ranks[a], ranks[b], offsets, **how)),
-            "spearman_per_prompt": overlap.correlation_per_prompt(scores[a], scores[b], offsets),
+            **columns_of("spearman_per_prompt", bootstrap_mean(within, **how)),
             **columns_of("jaccard", overlap.jaccard(kept[a], kept[b], offsets, **how)),
-            "jaccard_by_chance": overlap.jaccard_by_chance(kept[a], kept[b], offsets),
+            **columns_of("jaccard_by_chance", overlap.jaccard_by_chance(kept[a], kept[b], offsets, **how)),
         }
 
 
@@ -72,15 +75,13 @@ def shown(rows: pl.DataFrame) -> list[dict[str, str]]:
 
 
 def chart(rows: pl.DataFrame) -> Any:
-    """Spearman within prompts as a matrix, a panel an iteration."""
+    """Spearman within prompts as a matrix with intervals, a panel an iteration."""
     from si_dagster.analysis.plots import cell_titles, heat_map
 
-    labelled = cell_titles(rows).with_columns(label=pl.col("spearman_per_prompt").round(2).cast(pl.String))
     return heat_map(
-        labelled,
+        cell_titles(rows),
         x="other",
         y="verification",
         value="spearman_per_prompt",
-        label="label",
         column="cell",
     )

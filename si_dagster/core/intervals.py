@@ -30,6 +30,9 @@ class Interval:
     high: float
 
 
+UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
+
+
 def bootstrap_mean(
     values: np.ndarray, num_resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> Interval:

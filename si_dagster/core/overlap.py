@@ -11,7 +11,6 @@ from si_dagster.core.intervals import Interval, bootstrap_ratio, percentile_inte
 from si_dagster.core.samples import (
     blocks_of_equal_size,
     divide_or_nan,
-    mean_or_nan,
     offsets_of_subset,
     ranks_per_prompt,
     sum_per_prompt,
@@ -61,19 +60,16 @@ def ranks_of_all(scores: np.ndarray) -> np.ndarray:
     return ranks_per_prompt(scores, np.array([0, len(scores)]))
 
 
-def correlation_per_prompt(a: np.ndarray, b: np.ndarray, offsets: np.ndarray) -> float:
-    """Mean over prompts of the Spearman correlation within; prompts where it is undefined are left out.
+def correlation_of_each_prompt(a: np.ndarray, b: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Spearman correlation within each prompt, NaN where it is undefined; shape (num_prompts,).
 
     Examples:
+        Ranked alike, and undefined where one says the same of both:
+
         >>> a, b = np.array([1.0, 2.0, 5.0, 5.0]), np.array([0.1, 0.9, 0.3, 0.4])
-        >>> correlation_per_prompt(a, b, np.array([0, 2, 4]))
-        1.0
+        >>> correlation_of_each_prompt(a, b, np.array([0, 2, 4])).tolist()
+        [1.0, nan]
     """
-    return mean_or_nan(correlation_of_each_prompt(a, b, offsets))
-
-
-def correlation_of_each_prompt(a: np.ndarray, b: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Spearman correlation within each prompt, NaN where it is undefined; shape (num_prompts,)."""
     known = ~(np.isnan(a) | np.isnan(b))
     offsets = offsets_of_subset(known, offsets)
     a, b = (ranks_per_prompt(values[known], offsets) for values in (a, b))
@@ -141,18 +137,25 @@ def jaccard(
     return bootstrap_ratio(both, either, num_resamples, confidence, seed)
 
 
-def jaccard_by_chance(kept: np.ndarray, other: np.ndarray, offsets: np.ndarray) -> float:
+def jaccard_by_chance(
+    kept: np.ndarray,
+    other: np.ndarray,
+    offsets: np.ndarray,
+    num_resamples: int,
+    confidence: float,
+    seed: int,
+) -> Interval:
     """What `jaccard` would be if both kept as many of each prompt as they do, but independently.
+
+    Arguments as in `jaccard`.
 
     Examples:
         Two of four and two of four: 2 · 2 / 4 = 1 expected in both, 2 + 2 - 1 = 3 in either:
 
         >>> kept = np.array([True, True, False, False])
-        >>> round(jaccard_by_chance(kept, kept, np.array([0, 4])), 6)
+        >>> round(jaccard_by_chance(kept, kept, np.array([0, 4]), 1000, 0.95, 0).estimate, 6)
         0.333333
     """
-    sizes = np.diff(offsets)
     a, b = sum_per_prompt(kept, offsets), sum_per_prompt(other, offsets)
-    both = np.nan_to_num(divide_or_nan(a * b, sizes)).sum()
-    either = float(a.sum() + b.sum() - both)
-    return float(both) / either if either else float("nan")
+    both = np.nan_to_num(divide_or_nan(a * b, np.diff(offsets)))
+    return bootstrap_ratio(both, a + b - both, num_resamples, confidence, seed)

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from si_dagster.core.gap import check_utilities, expected_utility, relative_gap_per_prompt
+from si_dagster.core.gap import (
+    NoSurvivors,
+    Saturated,
+    check_utilities,
+    expected_utility,
+    fill_no_survivors,
+    relative_gap_per_prompt,
+)
 from si_dagster.core.samples import (
     blocks_of_equal_size,
     check_layout,
@@ -26,17 +33,19 @@ from si_dagster.core.weighting import Ties, check_quantile, num_kept_at_quantile
 class GapCurve:
     """The gap of one verification method as a function of its cut.
 
-    Prompts without survivors have gap 0 (`identity`), saturated prompts leave the relative gap (`skip`).
+    Prompts without survivors have gap 0 (`identity`) and saturated prompts leave the relative gap (`skip`),
+    unless `gap_of_kept` was asked for other conventions.
 
     Attributes:
         cuts: The quantiles, numbers kept or thresholds; shape (num_cuts,).
         gap: Mean gap over graded prompts; shape (num_cuts,), like all that follow.
         relative_gap: Mean of the ratios.
-        reweighted_utility: Mean J(f[w]).
+        reweighted_utility: Mean J(f[w]), under `skip` over the prompts that have one.
         pooled_gap: Mean utility of all that stays less that of all samples; NaN where nothing stays.
         retained: Share of graded samples that stay.
         coverage: Share of graded prompts of which a graded sample stays.
-        gap_per_prompt: NaN where nothing was graded; shape (num_prompts, num_cuts).
+        gap_per_prompt: NaN where nothing was graded (and, under `skip`, where nothing stays); shape
+            (num_prompts, num_cuts).
     """
 
     cuts: np.ndarray
@@ -161,7 +170,14 @@ def gap_by_threshold(
     return gap_of_kept(utilities, kept_at_thresholds(scores, thresholds), offsets, thresholds)
 
 
-def gap_of_kept(utilities: np.ndarray, kept: np.ndarray, offsets: np.ndarray, cuts: np.ndarray) -> GapCurve:
+def gap_of_kept(
+    utilities: np.ndarray,
+    kept: np.ndarray,
+    offsets: np.ndarray,
+    cuts: np.ndarray,
+    no_survivors: NoSurvivors = "identity",
+    saturated: Saturated = "skip",
+) -> GapCurve:
     """The gap of keeping some samples and no others, for many choices at once: ensembles, for one.
 
     Args:
@@ -169,6 +185,8 @@ def gap_of_kept(utilities: np.ndarray, kept: np.ndarray, offsets: np.ndarray, cu
         kept: bool; shape (num_cuts, num_samples).
         offsets: Shape (num_prompts + 1,).
         cuts: What the choices are called by; shape (num_cuts,).
+        no_survivors: See `gap.fill_no_survivors`; `pooled` is of each choice by itself.
+        saturated: See `gap.relative_gap_per_prompt`.
 
     Examples:
         Keeping the one right of two, then nothing (gap 0 by convention):
@@ -187,7 +205,8 @@ def gap_of_kept(utilities: np.ndarray, kept: np.ndarray, offsets: np.ndarray, cu
         stays = stays if all_graded else stays & graded
         num_kept[:, c] = sum_per_prompt(stays, offsets)
         hits[:, c] = sum_per_prompt(stays * known_utilities, offsets)
-    return _curve(np.asarray(cuts, dtype=np.float64), utilities, offsets, num_kept, hits)
+    cuts = np.asarray(cuts, dtype=np.float64)
+    return _curve(cuts, utilities, offsets, num_kept, hits, no_survivors, saturated)
 
 
 def kept_at_thresholds(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -266,25 +285,30 @@ def _rank(utilities: np.ndarray, scores: np.ndarray, rows: np.ndarray, lots: np.
 
 
 def _curve(
-    cuts: np.ndarray, utilities: np.ndarray, offsets: np.ndarray, kept: np.ndarray, hits: np.ndarray
+    cuts: np.ndarray,
+    utilities: np.ndarray,
+    offsets: np.ndarray,
+    kept: np.ndarray,
+    hits: np.ndarray,
+    no_survivors: NoSurvivors = "identity",
+    saturated: Saturated = "skip",
 ) -> GapCurve:
     """Means over prompts from the graded samples kept and their summed utility, (num_prompts, num_cuts)."""
-    expected = expected_utility(utilities, offsets)[:, None]
-    reweighted = divide_or_nan(hits, kept)
-    gap = np.where(
-        kept > 0.0, reweighted - expected, expected - expected
-    )  # NaN stays where nothing is graded
-    relative_gap = relative_gap_per_prompt(gap, np.broadcast_to(expected, gap.shape))
+    expected = expected_utility(utilities, offsets)
+    reweighted, pooled = divide_or_nan(hits, kept), divide_or_nan(hits.sum(axis=0), kept.sum(axis=0))
+    for c, of_all in enumerate(pooled):
+        reweighted[:, c] = fill_no_survivors(reweighted[:, c], expected, float(of_all), no_survivors)
+    gap = reweighted - expected[:, None]
+    relative_gap = relative_gap_per_prompt(gap, np.broadcast_to(expected[:, None], gap.shape), saturated)
     num_graded = int((~np.isnan(utilities)).sum())
     num_prompts = int((~np.isnan(expected)).sum())
     columns = range(len(cuts))
-    mean_gap = np.array([mean_or_nan(gap[:, c]) for c in columns])
     return GapCurve(
         cuts=cuts,
-        gap=mean_gap,
+        gap=np.array([mean_or_nan(gap[:, c]) for c in columns]),
         relative_gap=np.array([mean_or_nan(relative_gap[:, c]) for c in columns]),
-        reweighted_utility=mean_gap + mean_or_nan(expected[:, 0]),
-        pooled_gap=divide_or_nan(hits.sum(axis=0), kept.sum(axis=0)) - mean_or_nan(utilities),
+        reweighted_utility=np.array([mean_or_nan(reweighted[:, c]) for c in columns]),
+        pooled_gap=pooled - mean_or_nan(utilities),
         retained=divide_or_nan(kept.sum(axis=0), np.array(num_graded)),
         coverage=divide_or_nan((kept > 0.0).sum(axis=0), np.array(num_prompts)),
         gap_per_prompt=gap,

@@ -2,16 +2,25 @@
 
 A gap mixes the verifier with the difficulty of the prompts; these take it apart. Samples without a utility
 are left out of all, those without a score out of all that read scores (an unparsed sample counts as not
-accepted, since its weight is 0). A figure that is undefined is NaN. Nothing here says whether a difference
-is more than noise; that is for `intervals` over the per-prompt values.
+accepted, since its weight is 0). A figure that is undefined is NaN. Intervals resample prompts; nothing here
+compares two verifiers, which is for `intervals.paired_difference` over per-prompt values.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from si_dagster.core.gap import expected_utility, gap_per_prompt
-from si_dagster.core.intervals import MIN_RESAMPLES, Interval, percentile_interval, resampled_sums
+from si_dagster.core.gap import NoSurvivors, expected_utility, gap_per_prompt
+from si_dagster.core.intervals import (
+    MIN_RESAMPLES,
+    UNKNOWN,
+    Interval,
+    bootstrap_ratio,
+    bootstrap_ratios,
+    percentile_interval,
+    resampled_sums,
+)
 from si_dagster.core.samples import (
     check_layout,
     divide_or_nan,
@@ -107,6 +116,89 @@ def acceptance_rates(
     return mean_or_nan(accepted[correct].astype(float)), mean_or_nan(accepted[~correct].astype(float))
 
 
+def acceptance_counts(
+    utilities: np.ndarray, weights: np.ndarray, offsets: np.ndarray, correct_from: float = 1.0
+) -> np.ndarray:
+    """Correct samples accepted, correct ones, wrong ones accepted, wrong ones; shape (num_prompts, 4).
+
+    The rates of `acceptance_rates` are ratios of their sums, and so are those of any set of prompts.
+
+    Examples:
+        >>> acceptance_counts(np.array([1.0, 0.0, 0.0]), np.array([2.0, 0.1, 0.0]), np.array([0, 3])).tolist()
+        [[1.0, 1.0, 1.0, 2.0]]
+    """
+    correct, wrong = utilities >= correct_from, utilities < correct_from  # NaN is neither
+    accepted = weights > 0.0
+    masks = (correct & accepted, correct, wrong & accepted, wrong)
+    return np.column_stack([sum_per_prompt(mask, offsets) for mask in masks])
+
+
+def acceptance_intervals(
+    utilities: np.ndarray,
+    weights: np.ndarray,
+    offsets: np.ndarray,
+    num_resamples: int = MIN_RESAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[Interval, Interval]:
+    """`acceptance_rates` with intervals over prompts.
+
+    Args:
+        utilities: In [0, 1], NaN where the grader failed; shape (num_samples,).
+        weights: A sample is accepted where its weight is positive; same order.
+        offsets: Shape (num_prompts + 1,).
+        num_resamples: At least 1000.
+        confidence: In (0, 1).
+        seed: Of the resamples of prompts.
+
+    Examples:
+        One prompt has both of its right answers accepted, the other none of two; no wrong answer, no rate:
+
+        >>> tpr, fpr = acceptance_intervals(np.ones(4), np.array([1.0, 1.0, 0.0, 0.0]), np.array([0, 2, 4]))
+        >>> tpr, fpr.estimate
+        (Interval(estimate=0.5, low=0.0, high=1.0), nan)
+    """
+    counts = acceptance_counts(utilities, weights, offsets)
+    rates = bootstrap_ratios(counts[:, 0::2], counts[:, 1::2], num_resamples, confidence, seed)
+    return rates[0], rates[1]
+
+
+def match_accuracy(
+    winners: np.ndarray,
+    losers: np.ndarray,
+    prompts: np.ndarray,
+    num_prompts: int,
+    num_resamples: int = MIN_RESAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+    correct_from: float = 1.0,
+) -> Interval:
+    """Share of the matches of a right with a wrong answer that the right one won; 1/2 is chance (ours).
+
+    Of all matches at once, prompts resampled. Matches of two right or two wrong answers say nothing.
+
+    Args:
+        winners: Utility of who won each match, NaN where the grader failed; shape (num_matches,).
+        losers: Utility of who lost it; same order.
+        prompts: Place of its prompt, from 0; same order.
+        num_prompts: Prompts that there are.
+        num_resamples: At least 1000.
+        confidence: In (0, 1).
+        seed: Of the resamples of prompts.
+        correct_from: A sample is correct from this utility on.
+
+    Examples:
+        Won, lost and a match of two right ones, of one prompt:
+
+        >>> match_accuracy(np.array([1.0, 0, 1]), np.array([0.0, 1, 1]), np.array([0, 0, 0]), 1).estimate
+        0.5
+    """
+    won = (winners >= correct_from) & (losers < correct_from)
+    lost = (winners < correct_from) & (losers >= correct_from)
+    num_won, num_told = (np.bincount(prompts[mask], minlength=num_prompts) for mask in (won, won | lost))
+    return bootstrap_ratio(num_won, num_told, num_resamples, confidence, seed)
+
+
 def auroc(utilities: np.ndarray, scores: np.ndarray, correct_from: float = 1.0) -> float:
     """Probability that a correct sample outscores a wrong one, ties half, over samples of all prompts.
 
@@ -180,14 +272,15 @@ def calibration_error(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Expected calibration error of scores read as probabilities: Σ_b n_b/n |mean score - mean utility|.
+    """Expected calibration error of scores that are probabilities: Σ_b n_b/n |mean score - mean utility|.
 
     Ten ranges of equal width over [0, 1]. Biased up where ranges hold few samples, and zero says only that
-    scores are right on average: a verifier that always says the base rate is calibrated and useless.
+    scores are right on average: a verifier that always says the base rate is calibrated and useless. Whether
+    scores are meant as probabilities is known to the caller alone: marks that all happen to be 1 look so too.
 
     Args:
         utilities: In [0, 1], NaN where the grader failed; shape (num_samples,).
-        scores: NaN if unparsed; same order. Scores outside [0, 1] are no probabilities: the error is NaN.
+        scores: NaN if unparsed; same order. One outside [0, 1] is no probability: the error is NaN.
         offsets: Shape (num_prompts + 1,).
         num_resamples: At least 1000.
         confidence: In (0, 1).
@@ -199,10 +292,35 @@ def calibration_error(
         >>> calibration_error(np.array([1.0, 0.0]), np.array([0.9, 0.9]), np.array([0, 2])).estimate
         0.4
     """
+    all_prompts = np.ones((len(offsets) - 1, 1), dtype=bool)
+    return _calibration_errors(utilities, scores, offsets, all_prompts, num_resamples, confidence, seed)[0]
+
+
+def _calibration_errors(
+    utilities: np.ndarray,
+    scores: np.ndarray,
+    offsets: np.ndarray,
+    chosen: np.ndarray,
+    num_resamples: int,
+    confidence: float,
+    seed: int,
+) -> list[Interval]:
+    """`calibration_error` of sets of prompts, bool of shape (num_prompts, num_sets), resampled once."""
+    columns = _calibration_columns(utilities, scores, offsets)
+    if columns is None:
+        return [UNKNOWN] * chosen.shape[1]
+    of_sets = np.hstack([np.where(mask[:, None], columns, 0.0) for mask in chosen.T])
+    draws = _calibration_error_of(resampled_sums(of_sets, num_resamples, seed))
+    estimates = _calibration_error_of(of_sets.sum(axis=0)[None, :])[0]
+    return [percentile_interval(float(e), draws[:, s], confidence) for s, e in enumerate(estimates)]
+
+
+def _calibration_columns(utilities: np.ndarray, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray | None:
+    """Counts and summed score - utility of each range, (num_prompts, 2 bins); `None`: no probabilities."""
     known = ~(np.isnan(utilities) | np.isnan(scores))
     known_scores = scores[known]
     if not known.any() or known_scores.min() < 0.0 or known_scores.max() > 1.0:
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return None
     bins = np.minimum((known_scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     prompts = per_sample(np.arange(len(offsets) - 1), offsets)[known]
     cells = prompts * CALIBRATION_BINS + bins
@@ -211,16 +329,22 @@ def calibration_error(
         np.bincount(cells, weights=weights, minlength=shape[0] * shape[1]).reshape(shape)
         for weights in (np.ones(cells.size), known_scores - utilities[known])
     )
-    columns = np.hstack([counts, excess])
-    estimate = _calibration_error_of(columns.sum(axis=0)[None, :])[0]
-    draws = _calibration_error_of(resampled_sums(columns, num_resamples, seed))
-    return percentile_interval(float(estimate), draws, confidence)
+    return np.hstack([counts, excess])
 
 
 def _calibration_error_of(sums: np.ndarray) -> np.ndarray:
-    """From counts and summed score - utility of each range; shape (num_draws,)."""
-    counts, excess = sums[:, :CALIBRATION_BINS], sums[:, CALIBRATION_BINS:]
-    return divide_or_nan(np.abs(excess).sum(axis=1), counts.sum(axis=1))
+    """From sums of `_calibration_columns` of each set, side by side; shape (num_draws, num_sets)."""
+    of_set = sums.reshape(len(sums), -1, 2 * CALIBRATION_BINS)
+    counts, excess = of_set[..., :CALIBRATION_BINS], of_set[..., CALIBRATION_BINS:]
+    return divide_or_nan(np.abs(excess).sum(axis=2), counts.sum(axis=2))
+
+
+DIFFICULTY_EDGES = (0.25, 0.5, 0.75)
+"""Inner edges of the ranges of J_i (ours)."""
+
+
+ALL_PROMPTS = "all"
+"""What the range of all graded prompts is called."""
 
 
 @dataclass(frozen=True)
@@ -228,35 +352,41 @@ class DifficultyBin:
     """The prompts of one range of J_i: what the verifier does there and what the gap is.
 
     Attributes:
-        low: Smallest J_i of the range.
-        high: Largest J_i of the range, itself excluded unless it equals `low`.
-        num_prompts: Prompts in it.
-        expected_utility: Mean J_i, NaN without prompts, like all that follow.
-        gap: Mean gap_i, rejected prompts under `identity`.
+        label: The range as text, or `all`.
+        num_prompts: Graded prompts in it.
+        expected_utility: Mean J_i; like all that follow with its interval, NaN where nothing is known.
+        gap: Mean gap_i; prompts without survivors by the convention that was asked for.
+        coverage: Share of its prompts with a graded sample of positive weight. Under `skip` the gap is that
+            of these prompts alone.
         true_positive_rate: Over the samples of the range.
         false_positive_rate: Over the samples of the range.
         auroc_per_prompt: Mean over the prompts that have both kinds.
+        mean_score: Over the samples with a score.
+        calibration_error: See `calibration_error`; NaN where scores are no probabilities.
     """
 
-    low: float
-    high: float
+    label: str
     num_prompts: int
-    expected_utility: float
-    gap: float
-    true_positive_rate: float
-    false_positive_rate: float
-    auroc_per_prompt: float
-
-    @property
-    def label(self) -> str:
-        """The range as text; J = 0 itself is not in the range above it."""
-        if self.low == self.high:
-            return f"J={self.low:g}"
-        return f"{self.low:g}{'<' if self.low == 0.0 else '<='}J<{self.high:g}"
+    expected_utility: Interval
+    gap: Interval
+    coverage: Interval
+    true_positive_rate: Interval
+    false_positive_rate: Interval
+    auroc_per_prompt: Interval
+    mean_score: Interval
+    calibration_error: Interval
 
 
-DIFFICULTY_EDGES = (0.25, 0.5, 0.75)
-"""Inner edges of the ranges of J_i (ours)."""
+def difficulty_labels(inner_edges: tuple[float, ...] = DIFFICULTY_EDGES) -> list[str]:
+    """The ranges as text, in the order of `difficulty_bins`; J = 0 itself is not in the range above it.
+
+    Examples:
+        >>> difficulty_labels((0.5,))
+        ['J=0', '0<J<0.5', '0.5<=J<1', 'J=1']
+    """
+    edges = (0.0, *inner_edges, 1.0)
+    between = [f"{low:g}{'<' if low == 0.0 else '<='}J<{high:g}" for low, high in pairwise(edges)]
+    return ["J=0", *between, "J=1"]
 
 
 def difficulty_bins(expected: np.ndarray, inner_edges: tuple[float, ...] = DIFFICULTY_EDGES) -> np.ndarray:
@@ -278,11 +408,19 @@ def quality_by_difficulty(
     weights: np.ndarray,
     offsets: np.ndarray,
     inner_edges: tuple[float, ...] = DIFFICULTY_EDGES,
+    *,
+    no_survivors: NoSurvivors = "identity",
+    are_probabilities: bool = False,
+    num_resamples: int = MIN_RESAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> list[DifficultyBin]:
-    """Take a gap apart by the measured difficulty J_i of the prompts, hardest first (ours).
+    """Take a gap apart by the measured difficulty J_i of the prompts: all of them, then hardest first (ours).
 
-    J_i = 0 and J_i = 1 are bins of their own: no weighting can have a gap there. J_i is measured on the same
-    samples, so with few samples a bin holds prompts whose true difficulty lies outside it.
+    J_i = 0 and J_i = 1 are bins of their own: no weighting can have a gap there (but by `pooled`). J_i is
+    measured on the same samples, so with few samples a bin holds prompts whose true difficulty lies outside
+    it. All intervals are of one set of resamples of all prompts, so a bin has more or fewer of them as it
+    would in a new study; what `pooled` puts in is held fixed.
 
     Args:
         utilities: In [0, 1], NaN where the grader failed; shape (num_samples,).
@@ -290,36 +428,66 @@ def quality_by_difficulty(
         weights: Non-negative, same order.
         offsets: Shape (num_prompts + 1,).
         inner_edges: Rising, inside (0, 1).
+        no_survivors: See `gap.fill_no_survivors`; of all prompts, so that bins add up to the whole.
+        are_probabilities: Whether scores are meant as chances of being right, and have a calibration.
+        num_resamples: At least 1000.
+        confidence: In (0, 1).
+        seed: Of the resamples of prompts.
 
     Examples:
         >>> bins = quality_by_difficulty(
         ...     np.array([1.0, 0.0, 0.0, 0.0]), np.array([0.9, 0.1, 0.5, 0.5]), np.array([1.0, 0, 1, 1]),
         ...     np.array([0, 2, 4]),
         ... )
-        >>> [(b.low, b.high, b.num_prompts, b.gap) for b in bins if b.num_prompts]
-        [(0.0, 0.0, 1, 0.0), (0.5, 0.75, 1, 0.5)]
+        >>> [(b.label, b.num_prompts, b.gap.estimate) for b in bins if b.num_prompts]
+        [('all', 2, 0.25), ('J=0', 1, 0.0), ('0.5<=J<0.75', 1, 0.5)]
     """
-    expected = expected_utility(utilities, offsets)
-    gap = gap_per_prompt(utilities, weights, offsets)
-    within = auroc_per_prompt(utilities, scores, offsets)
-    bins = difficulty_bins(expected, inner_edges)
-    lows = [0.0, 0.0, *inner_edges, 1.0]
-    highs = [0.0, *inner_edges, 1.0, 1.0]
-    ranges = []
-    for b, (low, high) in enumerate(zip(lows, highs, strict=True)):
-        chosen = bins == b
-        rows = per_sample(chosen, offsets)
-        true_positive_rate, false_positive_rate = acceptance_rates(utilities[rows], weights[rows])
-        ranges.append(
-            DifficultyBin(
-                low=low,
-                high=high,
-                num_prompts=int(chosen.sum()),
-                expected_utility=mean_or_nan(expected[chosen]),
-                gap=mean_or_nan(gap[chosen]),
-                true_positive_rate=true_positive_rate,
-                false_positive_rate=false_positive_rate,
-                auroc_per_prompt=mean_or_nan(within[chosen]),
-            )
+    expected, labels = expected_utility(utilities, offsets), difficulty_labels(inner_edges)
+    bins, how = difficulty_bins(expected, inner_edges), (num_resamples, confidence, seed)
+    chosen = np.column_stack([bins >= 0, *(bins == b for b in range(len(labels)))])
+    means = {
+        "expected_utility": expected,
+        "gap": gap_per_prompt(utilities, weights, offsets, no_survivors),
+        "auroc_per_prompt": auroc_per_prompt(utilities, scores, offsets),
+    }
+    ratios = {name: (np.nan_to_num(values), ~np.isnan(values)) for name, values in means.items()}
+    ratios |= _sample_ratios(utilities, scores, weights, offsets)
+    found = _of_ranges(ratios, chosen, how)
+    calibrations = [UNKNOWN] * chosen.shape[1]
+    if are_probabilities:
+        calibrations = _calibration_errors(utilities, scores, offsets, chosen, *how)
+    return [
+        DifficultyBin(
+            label,
+            int(chosen[:, b].sum()),
+            **{name: intervals[b] for name, intervals in found.items()},
+            calibration_error=calibrations[b],
         )
-    return ranges
+        for b, label in enumerate([ALL_PROMPTS, *labels])
+    ]
+
+
+def _sample_ratios(
+    utilities: np.ndarray, scores: np.ndarray, weights: np.ndarray, offsets: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Figures that are counts of samples over counts, as the sums of each prompt; coverage counts prompts."""
+    right_kept, right, wrong_kept, wrong = acceptance_counts(utilities, weights, offsets).T
+    parsed = ~np.isnan(scores)
+    score_sums = sum_per_prompt(np.where(parsed, scores, 0.0), offsets)
+    return {
+        "coverage": (right_kept + wrong_kept > 0, right + wrong > 0),
+        "true_positive_rate": (right_kept, right),
+        "false_positive_rate": (wrong_kept, wrong),
+        "mean_score": (score_sums, sum_per_prompt(parsed, offsets)),
+    }
+
+
+def _of_ranges(
+    ratios: dict[str, tuple[np.ndarray, np.ndarray]], chosen: np.ndarray, how: tuple[int, float, int]
+) -> dict[str, list[Interval]]:
+    """The ratio of sums of each figure over each set of prompts, all over one set of resamples."""
+    above, below = (
+        np.hstack([chosen * of_prompt[side][:, None] for of_prompt in ratios.values()]) for side in (0, 1)
+    )
+    found, num_sets = bootstrap_ratios(above, below, *how), chosen.shape[1]
+    return {name: found[f * num_sets : (f + 1) * num_sets] for f, name in enumerate(ratios)}

@@ -3,6 +3,8 @@
 How each number is made is in docs/analysis.md. Not here: the tables of the loop, which are in `schemas`.
 """
 
+from dataclasses import replace
+
 from si_dagster.store.columns import Column, TableStage, interval_columns
 
 _CELL = (
@@ -11,6 +13,13 @@ _CELL = (
     Column("task", "string", "Name of the task."),
 )
 _VERIFICATION = Column("verification", "string", "Name of the verification in the study, or of the ensemble.")
+
+
+def _with_interval(name: str, description: str) -> tuple[Column, Column, Column]:
+    """A number that first was stored without its interval."""
+    value, low, high = interval_columns(name, description)
+    return value, replace(low, added=True), replace(high, added=True)
+
 
 KINDS = ("verification", "ensemble", "bound")
 
@@ -33,8 +42,17 @@ _THRESHOLD_SWEEP = TableStage(
             "`quantile`: of each prompt's scores; `threshold`: one tau for all prompts.",
             choices=("quantile", "threshold"),
         ),
-        Column("quantile", "float", "Where the cut lies among the scores: of the prompt, or of all prompts."),
-        Column("threshold", "float", "tau, for the rule `threshold` on a single score.", True),
+        Column(
+            "quantile",
+            "float",
+            "Where the cut lies among the scores: of the prompt, or of all prompts of the choosing half.",
+        ),
+        Column(
+            "threshold",
+            "float",
+            "tau, for the rule `threshold` on a single score: its quantile on the choosing half.",
+            True,
+        ),
         *interval_columns("gap", "J(f[w]) - J(f) on all evaluation prompts; t interval, not adjusted."),
         Column("relative_gap", "float", "Mean over prompts of gap_x / (1 - J_x).", True),
         Column("pooled_gap", "float", "Mean utility of all that is kept less that of all samples.", True),
@@ -56,6 +74,7 @@ _THRESHOLD_SWEEP = TableStage(
 _GAP = interval_columns("gap", "J(f[w]) - J(f) under the study's rule.")
 _RELATIVE_GAP = interval_columns("relative_gap", "Mean over prompts of gap_x / (1 - J_x).")
 _EXPECTED = interval_columns("expected_utility", "J(f): mean over prompts of the mean utility.")
+_AUROC = _with_interval("auroc_per_prompt", "Mean over prompts of the area under the ROC curve within.")
 _NUM_PROMPTS = Column("num_prompts", "int", "Prompts the numbers rest on.")
 
 _CROSS_VERIFICATION = TableStage(
@@ -73,9 +92,7 @@ _CROSS_VERIFICATION = TableStage(
         *interval_columns(
             "over_self", "Gap less that of self-verification by the same method, paired by prompt."
         ),
-        Column(
-            "auroc_per_prompt", "float", "Mean over prompts of the area under the ROC curve within.", True
-        ),
+        *_AUROC,
         _NUM_PROMPTS,
     ),
     ("iteration", "model", "task", "verification"),
@@ -114,16 +131,17 @@ _VERIFIER_QUALITY = TableStage(
         Column("difficulty", "string", "Range of J_x of the prompts; `all` for all of them."),
         Column("difficulty_rank", "int", "Order of the ranges, hardest first; `all` is 0."),
         Column("num_prompts", "int", "Prompts in the range."),
-        Column("expected_utility", "float", "Mean J_x.", True),
-        Column("gap", "float", "Mean gap_x.", True),
-        Column("tpr", "float", "Share of right samples that keep a positive weight.", True),
-        Column("fpr", "float", "Share of wrong samples that keep a positive weight.", True),
-        Column("auroc_per_prompt", "float", "Mean over prompts of the area within the prompt.", True),
+        *_with_interval("expected_utility", "Mean J_x."),
+        *_with_interval("gap", "Mean gap_x, by the study's convention for prompts without survivors."),
+        *interval_columns("coverage", "Share of prompts of which something is kept.", added=True),
+        *_with_interval("tpr", "Share of right samples that keep a positive weight."),
+        *_with_interval("fpr", "Share of wrong samples that keep a positive weight."),
+        *_AUROC,
         *interval_columns(
             "calibration_error",
-            "Mean distance of score and share right over ten ranges; scores in [0, 1] only.",
+            "Mean distance of score and share right over ten ranges; null where scores are no probabilities.",
         ),
-        Column("mean_proxy_utility", "float", "Mean score.", True),
+        *_with_interval("mean_proxy_utility", "Mean score."),
     ),
     ("iteration", "model", "task", "verification", "difficulty"),
 )
@@ -138,9 +156,9 @@ _VERIFIER_OVERLAP = TableStage(
         Column("other", "string", "The second."),
         *interval_columns("pearson", "Correlation of their scores over all samples."),
         *interval_columns("spearman", "Correlation of the ranks of their scores over all samples."),
-        Column("spearman_per_prompt", "float", "The same within each prompt, then the mean.", True),
+        *_with_interval("spearman_per_prompt", "The same within each prompt, then the mean."),
         *interval_columns("jaccard", "Samples both keep over samples either keeps, under the study's rule."),
-        Column("jaccard_by_chance", "float", "The same if they kept independently within each prompt.", True),
+        *_with_interval("jaccard_by_chance", "The same if they kept independently within each prompt."),
     ),
     ("iteration", "model", "task", "verification", "other"),
 )
@@ -216,6 +234,11 @@ _BASELINES = TableStage(
         *interval_columns(
             "advantage", "Gap of the verification less that of the baseline, paired by prompt."
         ),
+        *interval_columns(
+            "same_cost_advantage",
+            "Gap of the verification at the same cost less that of the baseline, which has all n; paired.",
+            added=True,
+        ),
     ),
     ("iteration", "model", "task", "verification", "baseline"),
 )
@@ -261,7 +284,8 @@ OTHER_GAPS = (
     "pass_at_n_minus_selected",
     "pass_at_n_minus_expected",
     "majority_minus_expected",
-    "pairwise_accuracy_over_chance",
+    "auroc_over_chance",
+    "match_accuracy_over_chance",
 )
 
 _OTHER_GAPS = TableStage(

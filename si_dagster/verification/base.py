@@ -120,6 +120,8 @@ class VerificationMethod(ABC):
     """Whether items come with their true utility: the oracle, which bounds all others."""
     accepts_from: ClassVar[float | None] = None
     """The score from which on the verifier says that an answer is right; `None` where scores only rank."""
+    is_probability: ClassVar[bool] = False
+    """Whether a score is meant as the chance that the answer is right, so that calibration is a question."""
 
     @abstractmethod
     def question(self, task: Task, row: TaskRow, completion: str, style: PromptStyle) -> str:

@@ -24,6 +24,7 @@ class Cheap(MultipleChoice):
     name: ClassVar[str] = "cheap"
     version: ClassVar[str] = "1"
     accepts_from: ClassVar[float | None] = None
+    is_probability: ClassVar[bool] = False
 
     def question(self, task: Task, row: TaskRow, completion: str, style: PromptStyle) -> str:
         """See `VerificationMethod.question`: that of multiple choice."""

@@ -19,6 +19,8 @@ class CotBinary(ChainOfThought):
     version: ClassVar[str] = "1"
     accepts_from: ClassVar[float | None] = 0.5
     """Of M verdicts at least half say correct."""
+    is_probability: ClassVar[bool] = True
+    """A share of verdicts."""
 
     def read(self, reply: str, truncated: bool) -> tuple[str, float] | None:
         """The verdict and 1 or 0."""

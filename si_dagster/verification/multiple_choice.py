@@ -22,6 +22,7 @@ class MultipleChoice(SingleAnswerMethod):
     name: ClassVar[str] = "multiple_choice"
     version: ClassVar[str] = "1"
     accepts_from: ClassVar[float | None] = 0.5
+    is_probability: ClassVar[bool] = True
 
     def verify(self, batch: Batch) -> list[Judgement]:
         """See `VerificationMethod.verify`; equal (prompt, completion) pairs are asked once."""

@@ -99,7 +99,13 @@ def noisy(utilities: np.ndarray, noise: float, seed: int) -> np.ndarray:
 
 
 def stored(
-    home: Path, of: Study, *policies: ScoredSamples, slices: Sequence[dict] = (), asked: str = ""
+    home: Path,
+    of: Study,
+    *policies: ScoredSamples,
+    slices: Sequence[dict] = (),
+    asked: str = "",
+    flops: Mapping[str, float] | None = None,
+    replies: Mapping[str, Sequence[str]] | None = None,
 ) -> StudyData:
     """The samples in a real store, and what an analysis reads of it.
 
@@ -109,7 +115,10 @@ def stored(
         policies: Its samples.
         slices: Of the prompts, in order; without it no prompts are stored.
         asked: Begins the text of every prompt.
+        flops: Stage `generations` or verification -> what its making tells that it cost.
+        replies: Verification -> reply of each sample, in order.
     """
+    flops, replies = flops or {}, replies or {}
     store = Store(home)
     for samples in policies:
         cell = (of.name, samples.iteration)
@@ -132,10 +141,13 @@ def stored(
         )
         _write(store, Address(*cell, "utilities", *of_cell, samples.split), utilities)
         for spec in samples.specs:
+            told = keys.with_columns(
+                reply=pl.Series(replies.get(spec.name, [None] * keys.height), dtype=pl.String)
+            )
             rows = (
                 samples.verifications[spec.name]
                 .drop("generation_id")
-                .join(keys, on=["prompt_id", "sample_index"])
+                .join(told, on=["prompt_id", "sample_index"])
             )
             named = rows.with_columns(
                 verification_id=pl.format(
@@ -145,12 +157,20 @@ def stored(
                 method=pl.lit(spec.method),
                 verifier=pl.lit("made/up"),
                 verdict=pl.lit(None, dtype=pl.String),
-                reply=pl.lit(None, dtype=pl.String),
                 status=pl.when(pl.col("proxy_utility").is_null())
                 .then(pl.lit("unparsed"))
                 .otherwise(pl.lit("scored")),
             )
-            _write(store, Address(*cell, "verifications", *of_cell, f"{samples.split}.{spec.name}"), named)
+            part = f"{samples.split}.{spec.name}"
+            _write(store, Address(*cell, "verifications", *of_cell, part), named, flops.get(spec.name))
+        if "generations" in flops:
+            drawn = keys.with_columns(
+                completion=pl.lit(""),
+                finish_reason=pl.lit("stop"),
+                num_tokens=pl.lit(1),
+                logprob=pl.lit(None, dtype=pl.Float64),
+            )
+            _write(store, Address(*cell, "generations", *of_cell, samples.split), drawn, flops["generations"])
         if slices:
             ids = samples.policy.prompt_ids
             prompts = pl.DataFrame(
@@ -164,7 +184,8 @@ def stored(
     return StudyData(of, {m.address: store.require(m.address) for m in store.manifests()})
 
 
-def _write(store: Store, address: Address, rows: pl.DataFrame) -> None:
+def _write(store: Store, address: Address, rows: pl.DataFrame, flops: float | None = None) -> None:
+    metadata = {} if flops is None else {"flops": flops}
     with store.open_writer(address, {"made": "up"}, "made up", study_snapshot={}) as writer:
         writer.write_part(rows)
-        writer.commit(metadata={}, dagster_run_id="test", code_version="1")
+        writer.commit(metadata=metadata, dagster_run_id="test", code_version="1")

@@ -1,11 +1,14 @@
 """Every analysis on stored samples of known truth: closed forms, bounds, and what must be nothing."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from analysis.made_up import drawn, noisy, scored, stored, study
+from verification.sums import Sums, comparing
 
 from si_dagster.analysis import (
     ablations,
@@ -28,6 +31,9 @@ from si_dagster.core.verifier_quality import auroc_per_prompt
 from si_dagster.core.weighting import quantile_weights
 from si_dagster.store.layout import ANALYSES as STAGES
 from si_dagster.store.schemas import TABLES
+from si_dagster.tasks.base import TaskRow
+from si_dagster.verification.base import Batch, Item, Judgement
+from si_dagster.verification.catalogue import load_method
 
 NAMES = ("multiple_choice", "log_likelihood")
 PROMPTS, SIZE = 200, 8
@@ -72,9 +78,7 @@ def test_junk_generations_score_nothing_anywhere(tmp_path: Path) -> None:
     meanings = checked("other_gaps", other_gaps.rows(data))
     # No pair of a right and a wrong answer exists: unknown, not chance.
     assert set(meanings["value"]) == {0.0, None}
-    assert meanings.filter(pl.col("value").is_null())["meaning"].unique().to_list() == [
-        "pairwise_accuracy_over_chance"
-    ]
+    assert set(meanings.filter(pl.col("value").is_null())["meaning"]) == {"auroc_over_chance"}
     crossed = checked("cross_verification", cross_verification.rows(data))
     assert set(crossed["gap"]) == {0.0}
     # Nothing varies, so there is no interval, which is not the same as certainty.
@@ -87,7 +91,7 @@ def test_junk_generations_score_nothing_anywhere(tmp_path: Path) -> None:
 
 def test_permuted_scores_have_intervals_over_zero(tmp_path: Path) -> None:
     """24 intervals of 95%: more than four that miss 0 happen once in two hundred times; so for ensembles."""
-    meanings = ["generation_verification_gap", "best_of_n_gap", "pairwise_accuracy_over_chance"]
+    meanings = ["generation_verification_gap", "best_of_n_gap", "auroc_over_chance"]
     over = 0
     for seed in range(4):
         data = stored(tmp_path / str(seed), *two_verifiers(seed, permuted=True))
@@ -113,6 +117,41 @@ def test_baselines_are_what_their_names_say(tmp_path: Path) -> None:
     assert found["random_filter"]["advantage_low"] > 0.1
     assert "same_cost" not in found  # no cost is told of made-up rows
     assert found["majority_vote"]["relative_cost"] is None
+
+
+@pytest.mark.parametrize(("cost", "affordable"), [(1.0, 4), (10.0, None)])
+def test_a_verification_is_held_against_what_its_cost_would_buy(
+    cost: float, affordable: int | None, tmp_path: Path
+) -> None:
+    """Verifying costs what generating does: 4 of 8 generations are left, against a majority vote of all 8."""
+    of, samples = two_verifiers()
+    data = stored(tmp_path, of, samples, flops={"generations": 1e9, NAMES[0]: cost * 1e9})
+    rows = checked("baselines", baselines.rows(data))
+    found = {row["baseline"]: row for row in rows.filter(pl.col("verification") == NAMES[0]).to_dicts()}
+    assert found["majority_vote"]["relative_cost"] == cost
+    if affordable is None:  # not one generation could be verified for that
+        assert "same_cost" not in found
+        assert found["majority_vote"]["same_cost_advantage"] is None
+        return
+    fewer = ablations.subsampled_gap(samples, of.verification[0], affordable).gap
+    same = found["same_cost"]
+    assert (same["num_generations"], same["same_cost_advantage"]) == (affordable, None)
+    assert same["gap"] == pytest.approx(fewer.mean())
+    for name in ("majority_vote", "random_filter", "oracle_filter"):
+        row = found[name]
+        assert row["num_generations"] == SIZE
+        assert row["same_cost_advantage"] == pytest.approx(fewer.mean() - row["gap"])
+        assert row["same_cost_advantage_low"] < row["same_cost_advantage"] < row["same_cost_advantage_high"]
+    # Fewer to choose from is worse, and still better than choosing by lot.
+    assert found["random_filter"]["advantage"] > found["random_filter"]["same_cost_advantage"]
+    assert found["random_filter"]["same_cost_advantage_low"] > 0.05
+    assert "-" not in {
+        row["at the same cost"]
+        for row in baselines.shown(rows)
+        if row["baseline"] == "majority_vote" and row["verification"] == NAMES[0]
+    }
+    others = rows.filter(pl.col("verification") != NAMES[0])
+    assert others["same_cost_advantage"].null_count() == others.height  # of those no cost is told
 
 
 def test_majority_keeps_all_of_a_tie_and_never_none() -> None:
@@ -218,7 +257,7 @@ def test_other_gaps_by_their_definitions(tmp_path: Path) -> None:
     assert value["pass_at_n_minus_expected"] == pytest.approx(u.max(axis=1).mean() - u.mean())
     assert value["pass_at_n_minus_selected"] == pytest.approx(u.max(axis=1).mean() - best.mean())
     auroc = auroc_per_prompt(samples.utilities, samples.scores["multiple_choice"], samples.offsets)
-    assert value["pairwise_accuracy_over_chance"] == pytest.approx(np.nanmean(auroc) - 0.5)
+    assert value["auroc_over_chance"] == pytest.approx(np.nanmean(auroc) - 0.5)
     estimate = samples.estimate(samples.weights(of.verification[0]))
     assert value["generation_verification_gap"] == pytest.approx(estimate.gap)
     assert value["pooled_gap"] == pytest.approx(estimate.pooled_gap)
@@ -238,6 +277,98 @@ def test_difficulty_takes_the_gap_apart_and_saturated_prompts_have_none(tmp_path
     assert parts.filter(pl.col("difficulty").is_in(["J=0", "J=1"]))["gap"].to_list() == [0.0, 0.0]
     assert (parts["gap"] * parts["num_prompts"]).sum() / PROMPTS == pytest.approx(mine["gap"][0])
     assert mine["calibration_error"].is_null().all()  # scores leave [0, 1]
+    inner = parts.filter(~pl.col("difficulty").is_in(["J=0", "J=1"]))
+    for name in ("gap", "tpr", "fpr", "auroc_per_prompt", "mean_proxy_utility"):
+        between = pl.col(f"{name}_low").lt(pl.col(name)) & pl.col(name).lt(pl.col(f"{name}_high"))
+        assert inner.select(between.all()).item(), name
+    told = verifier_quality.shown(rows)[0]
+    assert all("[" in told[heading] for heading in ("J", "gap", "TPR", "FPR", "AUROC"))
+
+
+@pytest.mark.parametrize("no_survivors", ["identity", "skip", "pooled"])
+def test_the_gap_of_all_prompts_is_that_of_gap_metrics_by_any_convention(
+    no_survivors: str, tmp_path: Path
+) -> None:
+    rule = {"rule": "threshold", "tau": 1.2, "no_survivors": no_survivors}
+    of = study(("cot_score",), weighting=rule)
+    u = drawn(60, SIZE, 0)
+    samples = scored(of, u, {"cot_score": noisy(u, 0.7, 1)})
+    rows = checked("verifier_quality", verifier_quality.rows(stored(tmp_path, of, samples)))
+    whole = rows.filter(pl.col("difficulty") == "all").row(0, named=True)
+    estimate = samples.estimate(samples.weights(of.verification[0]))
+    for name in ("gap", "gap_low", "gap_high", "coverage", "expected_utility_low"):
+        assert whole[name] == pytest.approx(getattr(estimate, name))
+    assert whole["coverage"] < 0.9
+
+
+def test_only_scores_that_are_probabilities_have_a_calibration(tmp_path: Path) -> None:
+    """All marks 1, all tournaments lost or won once: in [0, 1], and no chances of anything."""
+    methods = ("multiple_choice", "cot_binary", "cot_score", "tournament", "majority_vote")
+    of = study(methods)
+    u = drawn(20, SIZE, 0)
+    scores = {name: np.ones_like(u) for name in methods} | {"tournament": (np.arange(SIZE) % 2) + 0 * u}
+    rows = checked("verifier_quality", verifier_quality.rows(stored(tmp_path, of, scored(of, u, scores))))
+    whole = dict(
+        rows.filter(pl.col("difficulty") == "all").select("verification", "calibration_error").rows()
+    )
+    assert {name for name, error in whole.items() if error is not None} == {"multiple_choice", "cot_binary"}
+    assert whole["multiple_choice"] == pytest.approx(1.0 - u.mean())
+    assert {"mean_rank", "agreement"} < set(whole)
+
+
+def matches_of(u: np.ndarray, judge: Callable[[str, str], str]) -> list[Judgement]:
+    """A real tournament over answers that say whether they are right."""
+    prefix = "made_up/iteration_0/pico|sudoku4/eval-"
+    rows = [TaskRow(f"eval-{i:05d}", "eval", f"{i}", "") for i in range(len(u))]
+    items = [
+        Item(f"{prefix}{i:05d}/{j}", rows[i], f"{'right' if u[i, j] else 'wrong'} {j}")
+        for i, j in np.ndindex(*u.shape)
+    ]
+    return load_method("tournament").verify(Batch(Sums(), "text", items, comparing(items, judge)))
+
+
+def test_match_accuracy_is_counted_in_the_matches_that_were_played(tmp_path: Path) -> None:
+    def right(first: str, second: str) -> str:
+        return "Winner: A" if first < second else "Winner: B"  # "right" is before "wrong"
+
+    def sometimes(first: str, second: str) -> str:
+        """Reads nothing where an answer ends in 7, errs where one ends in 3."""
+        if "7" in first + second:
+            return "hard to say"
+        return right(second, first) if "3" in first + second else right(first, second)
+
+    u, of = drawn(40, SIZE, 2), study(("tournament", "multiple_choice"))
+    found = {}
+    for judge in (right, sometimes, lambda first, second: "Winner: A", lambda first, second: "?"):
+        played = matches_of(u, judge)
+        scores = {"tournament": np.array([float(j.proxy_utility or 0) for j in played]).reshape(u.shape)}
+        samples = scored(of, u, scores | {"multiple_choice": noisy(u, 1.0, 0)})
+        home = tmp_path / str(len(found))
+        data = stored(home, of, samples, replies={"tournament": [j.reply for j in played]})
+        rows = checked("other_gaps", other_gaps.rows(data))
+        of_matches = rows.filter(pl.col("meaning") == "match_accuracy_over_chance")
+        assert of_matches["verification"].to_list() == ["tournament"]  # the only judge of pairs
+        found[len(found)] = of_matches.row(0, named=True)
+        if judge is sometimes:
+            matches = {
+                (m["round"], m["A"], m["B"]): m
+                for j in played
+                for m in json.loads(j.reply)
+                if m["by"] == "verifier"
+            }
+            utility = {j.generation_id: value for j, value in zip(played, u.ravel(), strict=True)}
+            won = [
+                utility[m["A"]] == (m["winner"] == "A")
+                for m in matches.values()
+                if utility[m["A"]] != utility[m["B"]]
+            ]
+    perfect, erring, first, unread = found.values()
+    assert perfect["value"] == 0.5
+    assert 0.05 < np.mean(won) - 0.5 < 0.45
+    assert erring["value"] == pytest.approx(np.mean(won) - 0.5)
+    assert erring["value_low"] < erring["value"] < erring["value_high"]
+    assert first["value_low"] < 0.0 < first["value_high"]  # who stands first says nothing of who is right
+    assert unread["value"] is None
 
 
 def test_overlap_of_a_verifier_with_itself_and_with_a_stranger(tmp_path: Path) -> None:
@@ -254,6 +385,9 @@ def test_overlap_of_a_verifier_with_itself_and_with_a_stranger(tmp_path: Path) -
     ] == pytest.approx([1.0] * 4)
     assert stranger["pearson_low"] < 0 < stranger["pearson_high"]
     assert stranger["jaccard_low"] < stranger["jaccard_by_chance"] < stranger["jaccard_high"]
+    assert stranger["spearman_per_prompt_low"] < 0 < stranger["spearman_per_prompt_high"]
+    # Of each prompt both keep 2 of 8: 4/8 in both, 4 - 4/8 in either, whichever prompts are drawn.
+    assert {stranger[f"jaccard_by_chance{end}"] for end in ("", "_low", "_high")} == {1 / 7}
 
 
 def iterations(accuracies: list[np.ndarray]):
@@ -341,6 +475,8 @@ def test_scaling_finds_the_slope_that_is_there_and_leaves_out_models_without_flo
     assert by["gap"]["kendall_tau"] == 1.0
     assert by["fpr"]["slope"] < 0
     assert (by["gap"]["min_log10_flops"], by["gap"]["max_log10_flops"]) == (18.0, 21.0)
+    for row in rows.iter_rows(named=True):
+        assert all(low < value < high for _, _, value, low, high in json.loads(row["points"])), row["measure"]
 
 
 def test_cross_verification_pairs_another_verifier_with_oneself(tmp_path: Path) -> None:
@@ -358,6 +494,7 @@ def test_cross_verification_pairs_another_verifier_with_oneself(tmp_path: Path) 
     assert own["over_self"] is None
     assert large["over_self"] == pytest.approx(large["gap"] - own["gap"])
     assert large["over_self_low"] > 0.1
+    assert own["auroc_per_prompt_high"] < large["auroc_per_prompt_low"]  # noise of 3 and of .3
 
 
 def test_a_loop_weighted_by_an_ensemble_has_its_dynamics_and_training_rows(tmp_path: Path) -> None:

@@ -106,13 +106,52 @@ def test_halves_are_halves_and_the_same_in_every_iteration() -> None:
     assert (half != choosing_half(101, seed=5)).any()
 
 
+def test_scoring_prompts_have_no_part_in_where_a_threshold_lies() -> None:
+    of = study()
+    utilities, scores = drawn(60, 8, 3), noisy(drawn(60, 8, 3), 0.7, 4)
+    half = choosing_half(60, of.seed)
+
+    def chosen_of(values: np.ndarray) -> pl.DataFrame:
+        rows = sweep_rows(scored(of, utilities, {"multiple_choice": values}), None)
+        return rows.filter(pl.col("rule") == "threshold")
+
+    before = chosen_of(scores)
+    taus = np.quantile(scores[half], QUANTILES, method="inverted_cdf")
+    np.testing.assert_allclose(before["threshold"].to_numpy(), taus)
+    moved = np.where(half[:, None], scores, scores + 5.0)
+    after = chosen_of(moved)
+    for column in ("threshold", "choosing_gap", "is_chosen"):
+        assert after[column].to_list() == before[column].to_list()
+    assert after["scoring_gap"].to_list() != before["scoring_gap"].to_list()
+
+
+@pytest.mark.parametrize(("no_survivors", "saturated"), [("skip", "zero"), ("pooled", "skip")])
+def test_gaps_follow_the_conventions_of_the_study(no_survivors: str, saturated: str) -> None:
+    """Scores that reject whole prompts, and prompts that are all right."""
+    rule = {"rule": "threshold", "tau": 0.0, "no_survivors": no_survivors}
+    of = study(weighting=rule, analysis={"num_resamples": 1000, "saturated": saturated})
+    utilities = drawn(80, 4, 5)
+    samples = scored(of, utilities, {"multiple_choice": noisy(utilities, 0.7, 6)})
+    rows = sweep_rows(samples, None).filter(pl.col("rule") == "threshold")
+    for row in rows.iter_rows(named=True):
+        kept = (samples.scores["multiple_choice"] >= row["threshold"]).astype(float)
+        estimate = samples.estimate(kept)
+        for name in ("gap", "relative_gap", "pooled_gap", "coverage", "retained"):
+            assert row[name] == pytest.approx(getattr(estimate, name)), (row["quantile"], name)
+    assert rows["coverage"].min() < 0.9
+
+
 def test_training_rows_that_enter_and_leave() -> None:
     """Scores 1..10 of one prompt, the study keeps the upper quarter: 8, 9, 10 (position 6.75)."""
     of = study(("multiple_choice",), weighting={"rule": "quantile", "q": 0.75})
     scores = {"multiple_choice": np.arange(1.0, 11.0)[None, :]}
     utilities = (np.arange(10) % 2).astype(float)[None, :]
     train = scored(of, utilities, scores, split="train")
-    rows = sweep_rows(scored(of, utilities, scores), train)
+    # Two evaluation prompts: on one of them tau is a quantile.
+    held_out = scored(
+        of, np.tile(utilities, (2, 1)), {"multiple_choice": np.tile(np.arange(1.0, 11.0), (2, 1))}
+    )
+    rows = sweep_rows(held_out, train)
 
     def exchanged(rule: str, quantile: float) -> tuple[int, int, int]:
         row = rows.row(by_predicate=(pl.col("rule") == rule) & (pl.col("quantile") == quantile), named=True)

@@ -6,7 +6,7 @@ from scipy import stats
 
 from si_dagster.core.overlap import (
     correlation,
-    correlation_per_prompt,
+    correlation_of_each_prompt,
     jaccard,
     jaccard_by_chance,
     pair_agreement,
@@ -33,7 +33,7 @@ def test_pearson_and_spearman_equal_scipys() -> None:
     assert ranked.estimate == pytest.approx(stats.spearmanr(a[known], b[known]).statistic)
     within = [stats.spearmanr(a[i : i + 8], b[i : i + 8]).statistic for i in range(8, 1600, 8)]
     first = stats.spearmanr(a[5:8], b[5:8]).statistic
-    assert correlation_per_prompt(a, b, OFFSETS) == pytest.approx(np.mean([first, *within]))
+    np.testing.assert_allclose(correlation_of_each_prompt(a, b, OFFSETS), [first, *within])
 
 
 def test_the_interval_of_a_correlation_holds_the_truth() -> None:
@@ -49,7 +49,8 @@ def test_copies_agree_wholly_and_strangers_as_chance_says() -> None:
     kept, other = a > 0.5, b > 0.5
     assert jaccard(kept, kept, OFFSETS, *HOW).estimate == 1.0
     strangers = jaccard(kept, other, OFFSETS, *HOW)
-    assert strangers.low < jaccard_by_chance(kept, other, OFFSETS) < strangers.high
+    by_chance = jaccard_by_chance(kept, other, OFFSETS, *HOW)
+    assert strangers.low < by_chance.low < by_chance.estimate < by_chance.high < strangers.high
     assert correlation(a, np.ones(1600), OFFSETS, *HOW).estimate != correlation(a, a, OFFSETS, *HOW).estimate
     assert np.isnan(correlation(a, np.ones(1600), OFFSETS, *HOW).estimate)
 
@@ -58,7 +59,7 @@ def test_nothing_kept_and_nothing_read_are_unknown() -> None:
     none = np.zeros(16, dtype=bool)
     offsets = np.array([0, 8, 16])
     assert np.isnan(jaccard(none, none, offsets, *HOW).estimate)
-    assert np.isnan(jaccard_by_chance(none, none, offsets))
+    assert np.isnan(jaccard_by_chance(none, none, offsets, *HOW).estimate)
     unread = np.full(16, np.nan)
     assert np.isnan(correlation(unread, unread, offsets, *HOW).estimate)
 

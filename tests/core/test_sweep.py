@@ -35,11 +35,15 @@ def scored_samples(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return np.array([1.0, *utilities[1:]]), np.array(scores), offsets
 
 
-def _check(curve: GapCurve, column: int, utilities, weights, offsets) -> None:
+def _check(
+    curve: GapCurve, column: int, utilities, weights, offsets, no_survivors="identity", saturated="skip"
+) -> None:
     np.testing.assert_allclose(
-        curve.gap_per_prompt[:, column], gap_per_prompt(utilities, weights, offsets), atol=1e-12
+        curve.gap_per_prompt[:, column],
+        gap_per_prompt(utilities, weights, offsets, no_survivors),
+        atol=1e-12,
     )
-    estimate = estimate_gap(utilities, weights, offsets)
+    estimate = estimate_gap(utilities, weights, offsets, no_survivors=no_survivors, saturated=saturated)
     ours = (
         *(curve.gap, curve.relative_gap, curve.reweighted_utility),
         *(curve.retained, curve.coverage, curve.pooled_gap),
@@ -94,9 +98,10 @@ def test_masks_equal_the_weights_they_stand_for(samples) -> None:
     thresholds = np.array([0.0, 2.0, 2.5, 9.0])
     for row, tau in zip(kept_at_thresholds(scores, thresholds), thresholds, strict=True):
         np.testing.assert_array_equal(row, threshold_weights(scores, tau) > 0)
-    curve = gap_of_kept(utilities, kept, offsets, QUANTILES)
-    for column, row in enumerate(kept):
-        _check(curve, column, utilities, row.astype(float), offsets)
+    for no_survivors, saturated in (("identity", "skip"), ("skip", "zero"), ("pooled", "skip")):
+        curve = gap_of_kept(utilities, kept, offsets, QUANTILES, no_survivors, saturated)
+        for column, row in enumerate(kept):
+            _check(curve, column, utilities, row.astype(float), offsets, no_survivors, saturated)
 
 
 def test_choosing_the_best_cut_on_the_same_samples_inflates_the_gap() -> None:

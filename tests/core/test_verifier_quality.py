@@ -8,10 +8,13 @@ from scipy import stats
 
 from si_dagster.core.gap import gap_per_prompt
 from si_dagster.core.verifier_quality import (
+    acceptance_intervals,
     acceptance_rates,
     auroc,
     auroc_per_prompt,
     calibration_error,
+    difficulty_labels,
+    match_accuracy,
     pearson,
     quality_by_difficulty,
     verifier_quality,
@@ -91,20 +94,92 @@ def test_bins_of_difficulty_hold_each_prompt_once_and_add_up_to_the_gap() -> Non
     utilities[:8] = NAN  # a prompt without any grade belongs to no bin
     scores = np.nan_to_num(utilities) + rng.normal(size=1600)
     weights, offsets = (scores > 0.5).astype(float), np.arange(201) * 8
-    bins = quality_by_difficulty(utilities, scores, weights, offsets)
-    assert [(b.low, b.high) for b in bins] == [(0, 0), (0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1), (1, 1)]
-    assert sum(b.num_prompts for b in bins) == 199
+    whole, *bins = quality_by_difficulty(utilities, scores, weights, offsets)
+    assert [b.label for b in bins] == difficulty_labels()
+    assert sum(b.num_prompts for b in bins) == whole.num_prompts == 199
     assert bins[0].num_prompts >= 9
-    total = sum(b.gap * b.num_prompts for b in bins) / 199
+    total = sum(b.gap.estimate * b.num_prompts for b in bins) / 199
     assert total == pytest.approx(np.nanmean(gap_per_prompt(utilities, weights, offsets)))
-    assert (bins[0].gap, bins[-1].gap) == (0.0, 0.0)
-    inner = [b for b in bins if b.high > 0 and b.low < 1]
-    assert all(b.low <= b.expected_utility < b.high for b in inner)
+    assert (bins[0].gap.estimate, bins[-1].gap.estimate) == (0.0, 0.0)
+    for b, (low, high) in zip(bins[1:5], ((0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1)), strict=True):
+        assert low <= b.expected_utility.low <= b.expected_utility.estimate <= b.expected_utility.high < high
+
+
+@pytest.mark.parametrize("no_survivors", ["identity", "skip", "pooled"])
+def test_bins_add_up_to_the_whole_under_every_convention(no_survivors) -> None:
+    """A strict threshold rejects most prompts; under `skip` a bin counts by the prompts that are covered."""
+    rng = np.random.default_rng(5)
+    utilities = (rng.random((200, 4)) < rng.random((200, 1))).astype(float).ravel()
+    scores, offsets = utilities + rng.normal(size=800), np.arange(201) * 4
+    weights = (scores > 1.8).astype(float)
+    whole, *bins = quality_by_difficulty(utilities, scores, weights, offsets, no_survivors=no_survivors)
+    expected = np.nanmean(gap_per_prompt(utilities, weights, offsets, no_survivors))
+    assert whole.gap.estimate == pytest.approx(expected)
+    assert 0.2 < whole.coverage.estimate < 0.8
+    covered = [b.coverage.estimate if no_survivors == "skip" else 1.0 for b in bins]
+    counted = [b.num_prompts * share if b.num_prompts else 0 for b, share in zip(bins, covered, strict=True)]
+    assert counted[1] == 0  # of four samples none has 0 < J < .25
+    gaps = [b.gap.estimate if count else 0.0 for b, count in zip(bins, counted, strict=True)]
+    assert np.average(gaps, weights=counted) == pytest.approx(expected)
 
 
 def test_edge_of_difficulty_belongs_to_the_bin_above() -> None:
-    bins = quality_by_difficulty(np.array([1.0, 0.0]), np.zeros(2), np.ones(2), np.array([0, 2]))
-    assert [b.low for b in bins if b.num_prompts] == [0.5]
+    _, *bins = quality_by_difficulty(np.array([1.0, 0.0]), np.zeros(2), np.ones(2), np.array([0, 2]))
+    assert [b.label for b in bins if b.num_prompts] == ["0.5<=J<0.75"]
+
+
+def test_whole_of_the_bins_is_the_quality_without_bins() -> None:
+    rng = np.random.default_rng(6)
+    utilities = (rng.random(400) < 0.4).astype(float)
+    scores, offsets = utilities + rng.normal(size=400), np.arange(51) * 8
+    scores[::7] = NAN
+    utilities[::11] = NAN
+    weights = np.nan_to_num(scores) > 0.5
+    quality = verifier_quality(utilities, scores, weights, offsets)
+    whole = quality_by_difficulty(utilities, scores, weights.astype(float), offsets)[0]
+    for figure in ("true_positive_rate", "false_positive_rate", "auroc_per_prompt"):
+        interval = getattr(whole, figure)
+        assert interval.estimate == pytest.approx(getattr(quality, figure))
+        assert interval.low < interval.estimate < interval.high
+    rates = acceptance_intervals(utilities, weights, offsets)
+    assert rates == (whole.true_positive_rate, whole.false_positive_rate)
+    assert whole.mean_score.estimate == pytest.approx(np.nanmean(scores))
+
+
+def test_intervals_of_rates_hold_the_truth() -> None:
+    """Verifiers of TPR .8 and FPR .3 on prompts of all difficulties."""
+    held = np.zeros(2)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        utilities = (rng.random((100, 8)) < rng.random((100, 1))).astype(float).ravel()
+        weights = (rng.random(800) < np.where(utilities == 1, 0.8, 0.3)).astype(float)
+        rates = acceptance_intervals(utilities, weights, np.arange(101) * 8)
+        held += [rate.low <= truth <= rate.high for rate, truth in zip(rates, (0.8, 0.3), strict=True)]
+    assert (held >= 52).all()  # .95 · 60 = 57, standard deviation 1.7
+
+
+def test_scores_that_are_no_probabilities_have_no_calibration_in_any_bin() -> None:
+    """Marks of 1..10 that are all 1: a share of 1 to look at, and the lowest mark there is."""
+    utilities = (np.random.default_rng(0).random(160) < 0.5).astype(float)
+    ones, offsets = np.ones(160), np.arange(21) * 8
+    marks = quality_by_difficulty(utilities, ones, ones, offsets)
+    assert all(np.isnan(b.calibration_error.estimate) for b in marks)
+    chances = quality_by_difficulty(utilities, ones, ones, offsets, are_probabilities=True)
+    assert chances[0].calibration_error == calibration_error(utilities, ones, offsets)
+    assert chances[0].calibration_error.estimate == pytest.approx(1.0 - utilities.mean())
+    for b in chances[1:]:
+        if b.num_prompts:
+            assert b.calibration_error.estimate == pytest.approx(1.0 - b.expected_utility.estimate)
+
+
+def test_match_accuracy_counts_right_against_wrong_alone() -> None:
+    """Prompt 0: right beats wrong twice, loses once. Prompt 1: nothing to tell apart, or not graded."""
+    winners, losers = np.array([1.0, 1, 0, 1, 0, NAN, 1]), np.array([0.0, 0, 1, 1, 0, 1, NAN])
+    prompts = np.array([0, 0, 0, 1, 1, 1, 1])
+    found = match_accuracy(winners, losers, prompts, 3)
+    assert (found.estimate, found.low, found.high) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
+    assert np.isnan(match_accuracy(winners[3:], losers[3:], prompts[3:], 3).estimate)
+    assert np.isnan(match_accuracy(winners[:0], losers[:0], prompts[:0], 3).estimate)
 
 
 def test_calibration_of_honest_bold_and_unreadable_scores() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from verification.sums import Plain, Sums, items_of
+from verification.sums import Plain, Sums, items_of, replying
 
 from si_dagster.engines.scripted import ScriptedEngine
 from si_dagster.plan import PROBE, SUMMARIES, Plan
@@ -66,6 +66,17 @@ def test_one_prompt_alone_is_judged_as_among_others(name: str) -> None:
 def test_references_are_not_read(name: str) -> None:
     other = [replace(item, row=replace(item.row, reference="2")) for item in ITEMS]
     assert judged(name, other) == judged(name, ITEMS)
+
+
+@every_method
+def test_scores_that_are_chances_of_being_right_lie_in_0_to_1(name: str) -> None:
+    """Of `cheap`, which asks as multiple choice does, scores are log-odds."""
+    engine = replying(ITEMS, name, lambda c: "Verdict: correct") if name == "cot_binary" else ScriptedEngine()
+    judgements = load_method(name).verify(Batch(Sums(), "text", ITEMS, engine))
+    if load_method(name).is_probability:
+        assert {j.status for j in judgements} == {"scored"}
+        assert all(0.0 <= (j.proxy_utility or 0.0) <= 1.0 for j in judgements)
+    assert load_method(name).is_probability == (name in ("multiple_choice", "cot_binary"))
 
 
 @every_method
