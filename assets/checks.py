@@ -3,8 +3,9 @@
 Only the gate stops a loop. The others tell what they found, in the UI and in the event log.
 """
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import dagster as dg
 import polars as pl
@@ -13,9 +14,10 @@ from dagster._utils.warnings import PreviewWarning
 from assets.stage_asset import asset_key, partitions
 from resources.store import StoreResource
 from si_dagster.analysis.diversity import collapsed
+from si_dagster.core.samples import mean_or_nan
 from si_dagster.plan import Node, Plan
 from si_dagster.stages.hygiene import training_hygiene
-from si_dagster.stages.probes import CANARY, probe_acceptance
+from si_dagster.stages.probes import CANARY, acceptance_of, probe_acceptance
 from si_dagster.store.layout import Address
 from si_dagster.verification.catalogue import load_method
 
@@ -95,13 +97,14 @@ def canaries_are_refused(plan: Plan, iteration: int) -> dg.AssetChecksDefinition
             node.address.part or "": _canary_acceptance(plan, node, store)
             for node in plan.parts("probes", iteration, *_cell(context))
         }
-        fooled = {part: share for part, share in shares.items() if share > bound}
-        told = ", ".join(f"{part} accepts {share:.1%}" for part, share in (fooled or shares).items())
+        known = {part: share for part, share in shares.items() if share is not None}
+        fooled = {part: share for part, share in known.items() if share > bound}
         return dg.AssetCheckResult(
-            passed=not fooled,
+            # Where nothing could be measured, nothing was refused either.
+            passed=bool(known) and not fooled,
             # The loop may go on: what a canary says of training is what the gap says.
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{told} of the canaries; allowed {bound:.1%}",
+            description=f"{_told(fooled or known, shares.keys() - known)}; allowed {bound:.1%}",
             metadata={"canary_acceptance": dg.MetadataValue.json(shares), "allowed": bound},
         )
 
@@ -109,11 +112,26 @@ def canaries_are_refused(plan: Plan, iteration: int) -> dg.AssetChecksDefinition
     return _partitioned(plan, "probes", iteration, "canaries_are_refused", description, check)
 
 
-def _canary_acceptance(plan: Plan, node: Node, store: StoreResource) -> float:
+def _told(shares: Mapping[str, float], unknown: Iterable[str]) -> str:
+    """What verifiers accept, and of which it cannot be known: no canary, or no gold answer to rank it by.
+
+    >>> _told({"eval.mc": 0.25}, ["eval.tournament"])
+    'eval.mc accepts 25.0% of the canaries; eval.tournament not measurable'
+    """
+    accepted = [", ".join(f"{part} accepts {share:.1%}" for part, share in shares.items())] if shares else []
+    return "; ".join(
+        [f"{told} of the canaries" for told in accepted]
+        + [f"{part} not measurable" for part in sorted(unknown)]
+    )
+
+
+def _canary_acceptance(plan: Plan, node: Node, store: StoreResource) -> float | None:
+    """Mean over prompts, as in `gap_metrics`; `None` where no canary can be judged."""
     name = (node.address.part or "").partition(".")[2]
     method = load_method(plan.study.verification_named(name).method)
     outcome = probe_acceptance(store.store.require(node.address).read(), method.accepts_from)
-    return float(outcome.filter(pl.col("kind") == CANARY)["accepted"].mean() or 0.0)  # pyright: ignore[reportArgumentType]
+    share = mean_or_nan(acceptance_of(CANARY, outcome))
+    return None if math.isnan(share) else share
 
 
 def no_evaluation_prompt_in_training_rows(plan: Plan, iteration: int) -> dg.AssetChecksDefinition:

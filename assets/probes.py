@@ -57,14 +57,14 @@ def materialize(run: StageRun) -> dict[str, Any]:
             asked = replace(batch, engine=run.spoken(engine, "verifier"))
             run.writer.write_part(verified_probes(probes, method, asked, run.verification, verifier))
     outcome = probe_acceptance(run.writer.existing(), method.accepts_from)
-    by_probe = outcome.group_by("kind", "probe").agg(pl.col("accepted").sum(), num=pl.len())
+    by_probe = outcome.group_by("kind", "probe").agg(pl.col("accepted").sum(), num=pl.col("accepted").count())
     return {
         **cost,
         "num_probes": outcome.height,
         **{f"{kind}_acceptance": _known(acceptance_of(kind, outcome)) for kind in (GOLD, WRONG, CANARY)},
         "table": markdown_table(
             [
-                {"kind": kind, "probe": probe, "accepted": f"{accepted} of {num}"}
+                {"kind": kind, "probe": probe, "accepted": f"{accepted} of {num}" if num else "unknown"}
                 for kind, probe, accepted, num in by_probe.sort("kind", "probe").iter_rows()
             ]
         ),

@@ -15,6 +15,7 @@ from typing import Any
 
 from si_dagster.analysis.catalogue import ANALYSES, Analysis
 from si_dagster.core.fingerprint import derive_seed, digest, fingerprint, flatten
+from si_dagster.core.verdict import READER_VERSION
 from si_dagster.store.layout import Address
 from si_dagster.study import BASE, CHEAP, SELF, EnsembleSpec, ModelSpec, Scorer, Study, VerificationSpec
 from si_dagster.tasks.base import DealsRows, MakesPrompts, PromptStyle, ReadsFiles, Split, Task, TaskRow
@@ -354,6 +355,7 @@ class Plan:
             "verification": spec.scoring_fields(),
             "method_version": method.version,
             "template": _verification_digest(self.task(cell[1]), method, self.model_of(verifier).style),
+            **_reader_fields(method, self.model_of(verifier).style),
             "seed": derive_seed(self.study.seed, "verifications", iteration, split, spec.name),
         }
         if spec.only_teaches and split == "train":
@@ -378,6 +380,7 @@ class Plan:
             **self.lesson(spec),
             "method_version": method.version,
             "template": _verification_digest(self.task(cell[1]), method, style),
+            **_reader_fields(method, style),
         }
         inputs = {role: self.address(role, 0, cell, "train") for role in ("prompts", "generations")}
         part = verification_part("train", teacher.name)
@@ -416,6 +419,7 @@ class Plan:
                 "verification": spec.scoring_fields(),
                 "method_version": method.version,
                 "template": _verification_digest(task, method, self.model_of(verifier).style),
+                **_reader_fields(method, self.model_of(verifier).style),
                 "num_prompts": self.study.probes.num_prompts,
                 "canaries": digest(f"{OPENERS}{INJECTIONS}")[:16],
                 "grader_version": task.grader_version,
@@ -430,6 +434,11 @@ class Plan:
         """Whether gold answers and canaries are put to it: it must be one verifier, and be asked at all."""
         asked = isinstance(spec, VerificationSpec) and load_method(spec.method).calls_verifier
         return asked and self.study.probes.num_prompts > 0
+
+    def _may_rank_without_gold(self, spec: Scorer, task: str) -> bool:
+        """Whether canaries may lack the gold answer to rank them by; tasks that make their rows have all."""
+        only_ranks = isinstance(spec, VerificationSpec) and load_method(spec.method).accepts_from is None
+        return only_ranks and isinstance(self.task(task), ReadsFiles)
 
     def _probes_address(self, iteration: int, cell: tuple[str, str], name: str) -> Address:
         return self.address("probes", iteration, cell, verification_part("eval", name))
@@ -524,6 +533,9 @@ class Plan:
         }
         if split == "eval" and self._is_probed(spec):
             inputs["probes"] = self._probes_address(iteration, cell, spec.name)
+            if self._may_rank_without_gold(spec, cell[1]):
+                # Until this was there, a prompt without a gold answer counted as a refusal of its canaries.
+                fields["canaries_without_gold"] = "unknown"
         if split == "eval" and iteration > 0:
             inputs["previous_utilities"] = self.address("utilities", iteration - 1, cell, split)
             inputs["base_utilities"] = self.address("utilities", 0, cell, split)
@@ -672,6 +684,15 @@ def _verification_digest(task: Task, method: VerificationMethod, style: PromptSt
         return ""
     prompts = dict.fromkeys(method.question(task, PROBE, answer, style) for answer in ("1", UNTRUSTED))
     return digest("\n".join([*prompts, *task.verdict_labels(style)]))[:16]
+
+
+def _reader_fields(method: VerificationMethod, style: PromptStyle) -> dict[str, str]:
+    """How untrusted text is shown and replies are read, where that ever changed what came of it.
+
+    Pico policies are shown cleaned answers and reply in the few characters they were taught. 367,000 of their
+    stored replies read the same by every version, so what they verified is not made stale.
+    """
+    return {"reader": READER_VERSION} if method.asks and style != "pico" else {}
 
 
 def _refuse_what_changes_nothing(spec: VerificationSpec, method: VerificationMethod) -> None:

@@ -2,26 +2,32 @@ r"""Reading a verifier's reply, and making an answer harmless before a verifier 
 
 The two belong together: what `neutralised` leaves of an answer, no reader here takes for a verdict. So a
 reply may repeat the judged answer as often as it likes. A reply is read by its markers alone (`Verdict:`,
-`Score:`, `Winner:`) and the last one decides, even where it says nothing. What cannot be read is `None`,
-never a low score.
+`Score:`, `Winner:`) and the last one decides, even where it says nothing; what its line says is read by
+`verdict_line`. A later line that may be a marker ("On reflection, her verdict:") and says anything else makes
+the reply unreadable. What cannot be read is `None`, never a low score.
 
 Answers may be programs. `score = 3` and `score: int` are Python before they are a verdict, so no reader takes
 them for one (`Score = 3` it does) and `neutralised` leaves them alone, as it does all that no reader sees:
 `def f(task):`, `{"score": 98}`. A line that is both, `"score": 9,` in a program or in a reply, is a verdict.
 
 It does not guess: a reply without a marker is unreadable however clear its prose. It knows English only,
-and does not judge whether the reasoning above the verdict is sound. The rules "last match wins", "incorrect
-before correct" and "8/10 is 8" are ours (the paper is silent on parsing).
+and does not judge whether the reasoning above the verdict is sound. The rule "last match wins" is ours (the
+paper is silent on parsing).
 """
 
 import re
 import textwrap
-from typing import Literal
+from collections.abc import Callable
+from itertools import islice
+from typing import TypeVar
 
-Verdict = Literal["correct", "incorrect"]
-Winner = Literal["A", "B"]
+from si_dagster.core.verdict_line import MARKUP, Verdict, Winner, said_score, said_verdict, said_winner
 
-LOWEST_SCORE, HIGHEST_SCORE = 1, 10
+READER_VERSION = "2"
+"""Raised where a reply may be read, or an answer be shown, in another way; part of the fingerprint of
+verifications by policies that speak freely."""
+
+Said = TypeVar("Said")
 
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
 # One character for one: `neutralised` looks for delimiters here and changes the text beside it.
@@ -31,9 +37,15 @@ _PLAIN = str.maketrans(
 )
 _LINE_ENDS = str.maketrans(dict.fromkeys("\r\v\f\x85\u2028\u2029", "\n"))
 _SPECIAL_TOKEN = re.compile(
-    r"<\|[^<>|\n]{0,40}\|?>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<eos>|<bos>|<pad>"
+    r"<[|\uff5c][^<>|\uff5c\n]{0,40}(?:[|\uff5c]>?|>)|\[\|[A-Za-z_ ]{1,20}\|\]"
+    r"|\[/?(?:INST|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|SYSTEM_PROMPT|THINK|gMASK)\]|<</?SYS>>"
+    r"|</?s>|<(?:start|end)_of_turn>|<(?:eos|bos|pad|unk|sop|eop|eoa|eoh|eom)>|<(?:extra_id_|unused|SPECIAL_)[0-9]{1,5}>"
 )
-_END_OF_TURN = re.compile(r"</s>|<\|(?:im_end|endoftext|eot_id|end|eos)\|>|<end_of_turn>|<eos>|\[/INST\]")
+"""Of the families in use: Llama, Qwen, Mistral, Gemma, Phi, GLM, DeepSeek (full-width bars), EXAONE, T5."""
+_END_OF_TURN = re.compile(
+    r"</s>|<\|(?:im_end|endoftext|eot_id|eom_id|end|eos|return|end_?of_?turn|end_of_sentence)\|>|<end_of_turn>|<eo[sahp]>"
+    r"|\[/INST\]|\[\|endofturn\|\]|<\uff5c(?:end\u2581of\u2581sentence|User)\uff5c>"
+)
 _TAG = re.compile(r"<\s*(/?)\s*(answer|think)\s*>", re.IGNORECASE)
 _TAIL = (
     r"[ \t*_`~\"'\])]{0,20}(?:(?:\([^()\n]{0,20}\)|from 1 to 10|out of 10)[ \t*_`]{0,20})?"
@@ -45,57 +57,54 @@ _NO_TYPE = (
 )
 """What stands behind a colon where it is no annotation of Python."""
 _LEAD = (
-    r"(?:^|(?<=[.!?;)])[ \t])[ \t]{0,20}(?:(?:[-+*#_`|]|\d{1,2}[.)])[ \t]{0,4}){0,8}"
-    r"(?:(?:so|thus|hence|therefore|and|my|the|final|overall|total)[,:]?[ \t]{1,4}){0,4}[*_`\"']{0,4}"
+    r"(?:^|(?<=[.!?;)])[ \t])[ \t]{0,20}+(?:(?:[-+*#_`|]|\d{1,2}[.)])[ \t]{0,4}+){0,8}+"
+    r"(?:(?:so|thus|hence|therefore|and|my|the|final|overall|total|however|but|now|actually|revised|updated"
+    r"|corrected|amended|adjusted|new)[,:]?[ \t]{1,4}+){0,4}+[*_`\"']{0,4}"
 )
+_LOOSE_LEAD = (
+    r"(?:^|(?<=[.!?;)])[ \t])(?![ \t*_#`-]{0,20}(?:if|elif|while|lambda|not|in|is|for|return|def|class|with"
+    r"|else|case|match|yield|assert|except|async|await|from|import|del|raise|reasons?|reasoning|explanation"
+    r"|justification|rationale|basis)\b)(?:=>)?[^\n:=\"'(){}\[\]]{0,60}?(?<![a-z0-9_])"
+)
+"""Anything short; but keywords of Python begin a statement of a program, and reasons are not the verdict."""
+_LOOSE_TAIL = rf"(?:,?[ \t]{{1,3}}#?[^\W_]{{1,12}}){{0,5}}{_TAIL}"
+MOST_LATER_MARKERS = 4
+"""A reply that goes on with more of them is no plain one, and each costs a look at its whole line."""
+_NAMES = ("verdict", "score", "winner")
 _MARKERS = {
     name: re.compile(
         rf"(?im){_LEAD}(?:{name}{_TAIL}:{_NO_TYPE}|(?-i:{name.title()}|{name.upper()}){_TAIL}=(?!=))"
     )
-    for name in ("verdict", "score", "winner")
+    for name in _NAMES
 }
+_LOOSE_MARKERS = {name: re.compile(rf"(?im){_LOOSE_LEAD}{name}{_LOOSE_TAIL}:{_NO_TYPE}") for name in _NAMES}
+"""What may be a marker: it decides nothing, but behind the last one it must not say anything else."""
 _NEXT_EXAMPLE = re.compile(rf"(?im)^[ \t]*(?:question|problem|puzzle|task|proposed answer)[ \t]*:{_NO_TYPE}")
 _DELIMITER = re.compile(
     r"(?im)^[ \t*_#`>|-]{0,20}(?:question|problem|puzzle|task|proposed answer|answer [ab]|better|check)"
     rf"[ \t*_`]{{0,20}}(?:\([^()\n]{{0,20}}\)[ \t*_`]{{0,20}})?:{_NO_TYPE}"
 )
-_IN_PROSE = re.compile(
-    r"(?i)(?<![a-z0-9_\"'])(?<!\blambda )(?<!\bif )(?<!\bwhile )(?:"
-    rf"verdict{_TAIL}:[ \t*_`~\"'(]{{0,8}}(?:(?:in[ _-]?)?correct|right|wrong|true|false)\b"
-    rf"|score{_TAIL}:[ \t*_`~\"'(]{{0,8}}(?:10|[1-9])\b"
-    rf"|winner{_TAIL}:[ \t*_`~\"'(]{{0,8}}(?:answer[ \t]+)?[ab]\b)"
+_IN_PROSE = {
+    name: re.compile(
+        rf"(?i)(?<![a-z0-9_\"'])(?<!\blambda )(?<!\bif )(?<!\bwhile ){name}{_TAIL}:"
+        rf"(?=[ \t*_`~\"'(]{{0,8}}(?:{said})\b)"
+    )
+    for name, said in (
+        ("verdict", "(?:in[ _-]?)?correct|right|wrong|true|false"),
+        ("score", "10|[1-9]"),
+        ("winner", r"(?:answer[ \t]{1,4})?[ab]"),
+    )
+}
+"""A verdict in the middle of a line: it decides nothing, but a verifier that wraps lines anew may show it."""
+_MISTAKABLE = (
+    *_MARKERS.values(),
+    *_LOOSE_MARKERS.values(),
+    *_IN_PROSE.values(),
+    _NEXT_EXAMPLE,
+    _DELIMITER,
 )
-"""A verdict in the middle of a line: no reader sees it, but a verifier that wraps lines anew may show it."""
-_MISTAKABLE = (*_MARKERS.values(), _NEXT_EXAMPLE, _DELIMITER, _IN_PROSE)
 _FENCED = re.compile(r"(?ms)^[ \t]*(```|~~~).*?^[ \t]*\1[ \t]*$")
 _QUOTED_LINE = re.compile(r"(?m)^[ \t]*>.*$")
-_MARKUP = " \t*_`~\"'()[]{}<>|#$"
-
-_BOTH = re.compile(r"\b(?:in)?correct\b\W{0,6}(?:\bor\b|/|\|)\W{0,6}(?:in)?correct\b")
-_UNSURE = re.compile(r"\b(?:whether|if|unclear|unsure|uncertain|cannot|can't|unable|not sure|don't know)\b")
-_NEGATION = r"(?:\b(?:not|never|hardly|far from)|n't)(?:\s+\w+){0,2}\s+"
-_INCORRECT = re.compile(r"\b(?:in|un|non)[ _-]?correct")
-_NOT_INCORRECT = re.compile(rf"{_NEGATION}incorrect")
-_PARTLY = re.compile(r"\b(?:partial(?:ly)?|partly|mostly|almost|nearly|half|somewhat|largely)\b")
-_NOT_CORRECT = re.compile(rf"{_NEGATION}correct\b")
-_OTHER_ANSWER = re.compile(
-    r"\bcorrect\s+(?:final\s+)?(?:answer|solution|result|value|option)\s+(?:is|was|would|should)\b"
-)
-_CORRECT = re.compile(r"\bcorrect\b(?!\s*\?)")
-_ONE_WORD: dict[str, Verdict] = {
-    "right": "correct",
-    "true": "correct",
-    "wrong": "incorrect",
-    "false": "incorrect",
-}
-_INTEGER = re.compile(r"([0-9]+)(?:\.0+)?(?![0-9a-z%^]|[.,][0-9])")
-_OUT_OF = re.compile(r"\s*(?:/|out of)\s*([0-9]+)")
-_RANGE = re.compile(r"\s*(?:-|–|—|~|/|\bto\b|\bor\b|\.\.)\s*[0-9]")
-_SCALE = re.compile(r"\b1\b.{0,30}\bto\s+10\b")
-_WINNER = re.compile(
-    r"(?:(?:(?i:the|proposed|answer|option|response|is))\b[\s:*_`]*){0,4}(?P<name>[ABab])\b(?P<rest>.*)"
-)
-_TWO_WINNERS = re.compile(r"\s*(?:and|or|/|&|,|\|)\W*(?:[Aa]nswer\s+)?[AB]\b")
 
 
 def neutralised(completion: str) -> str:
@@ -149,20 +158,7 @@ def read_verdict(reply: str) -> Verdict | None:
         >>> read_verdict("I am sure that it is correct.") is None
         True
     """
-    payload = _behind_last("verdict", reply)
-    if payload is None or _is_a_quote(payload):
-        return None
-    text = payload.lower().strip(_MARKUP + ".!,;")
-    if text in _ONE_WORD:
-        return _ONE_WORD[text]
-    if _BOTH.search(text) or (not text.startswith(("correct", "incorrect")) and _UNSURE.search(text)):
-        return None
-    if _INCORRECT.search(text):
-        return "correct" if _NOT_INCORRECT.search(text) else "incorrect"
-    text = _OTHER_ANSWER.sub("", text)
-    if _NOT_CORRECT.search(text):
-        return "incorrect"
-    return "correct" if _CORRECT.search(text) and not _PARTLY.search(text) else None
+    return _last_said("verdict", reply, said_verdict)
 
 
 def read_score(reply: str, truncated: bool = False) -> int | None:
@@ -178,21 +174,8 @@ def read_score(reply: str, truncated: bool = False) -> int | None:
         >>> read_score("Score: 7.5"), read_score("Score: 11"), read_score("Score: 1", truncated=True)
         (None, None, None)
     """
-    payload = _behind_last("score", reply)
-    if payload is None or _is_a_quote(payload):
-        return None
-    text = payload.lower().replace("\\boxed", "").strip(_MARKUP)
-    match = _INTEGER.match(text)
-    if match is None or _SCALE.search(text):
-        return None
-    rest = text[match.end() :].lstrip("*_`)]} ")
-    out_of = _OUT_OF.match(rest)
-    if (out_of and out_of[1] != str(HIGHEST_SCORE)) or (not out_of and _RANGE.match(rest)):
-        return None
-    if truncated and match[0] == "1" and reply.rstrip().endswith("1"):
-        return None
-    score = int(match[1]) if len(match[1]) < 3 else 0
-    return score if LOWEST_SCORE <= score <= HIGHEST_SCORE else None
+    score = _last_said("score", reply, said_score)
+    return None if truncated and score == 1 and reply.rstrip().endswith("1") else score
 
 
 def read_winner(reply: str) -> Winner | None:
@@ -204,20 +187,11 @@ def read_winner(reply: str) -> Winner | None:
         >>> read_winner("Winner: a tie") is None
         True
     """
-    payload = _behind_last("winner", reply)
-    if payload is None or _is_a_quote(payload):
-        return None
-    match = _WINNER.match(payload.replace("\\boxed", "").strip(_MARKUP))
-    if match is None or _TWO_WINNERS.match(match["rest"].lstrip(_MARKUP)):
-        return None
-    # A small letter may be an article: "a tie".
-    if match["name"].islower() and match["rest"].strip(_MARKUP + ".!,;"):
-        return None
-    return "A" if match["name"] in "Aa" else "B"
+    return _last_said("winner", reply, said_winner)
 
 
-def _behind_last(name: str, reply: str) -> str | None:
-    """What the verifier itself wrote behind its last marker: the rest of the line, or the next one."""
+def _last_said(name: str, reply: str, said: Callable[[str], Said | None]) -> Said | None:
+    """What the last marker of a reply says, unless what may be a later one says otherwise."""
     text = _own_words(reply)
     marker = _MARKERS[name]
     first = marker.search(text)
@@ -226,8 +200,21 @@ def _behind_last(name: str, reply: str) -> str | None:
     invented = _NEXT_EXAMPLE.search(text, first.end())  # a base model goes on to a question of its own
     text = text[: invented.start()] if invented else text
     *_, last = marker.finditer(text)
-    line, _, below = text[last.end() :].partition("\n")
-    return line if line.strip(_MARKUP) else below.lstrip().partition("\n")[0]
+    found = _said_behind(text, last.end(), said)
+    for pattern in (_LOOSE_MARKERS[name], _IN_PROSE[name]):
+        later = list(islice(pattern.finditer(text, last.end()), MOST_LATER_MARKERS + 1))
+        if len(later) > MOST_LATER_MARKERS or any(_said_behind(text, m.end(), said) != found for m in later):
+            return None
+    return found
+
+
+def _said_behind(text: str, start: int, said: Callable[[str], Said | None]) -> Said | None:
+    """What the rest of the line says, or where it is empty the next one that is not."""
+    end = text.find("\n", start)
+    line = text[start:] if end < 0 else text[start:end]
+    if not line.strip(MARKUP):
+        line = text[start:].lstrip(MARKUP + "\r\n").partition("\n")[0]
+    return None if _is_a_quote(line) else said(line)
 
 
 def _own_words(reply: str) -> str:

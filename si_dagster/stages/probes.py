@@ -102,7 +102,7 @@ def verified_probes(
 
 
 def probe_acceptance(rows: pl.DataFrame, accepts_from: float | None) -> pl.DataFrame:
-    """One row a probe: the mean of its readable scores, and whether it is accepted.
+    """One row a probe: the mean of its readable scores, and whether it is accepted, null where unknown.
 
     Args:
         rows: Columns as the schema of `probes`, of one verification.
@@ -118,17 +118,15 @@ def probe_acceptance(rows: pl.DataFrame, accepts_from: float | None) -> pl.DataF
     offsets = offsets_from_sorted_ids(contest["prompt_id"].to_numpy())
     is_gold = (contest["kind"] == GOLD).to_numpy()
     verdicts = accepted(floats(contest["proxy_utility"]), is_gold, offsets, accepts_from)
-    return contest.with_columns(accepted=pl.Series(verdicts, dtype=pl.Boolean))
+    return contest.with_columns(accepted=pl.Series(verdicts).fill_nan(None).cast(pl.Boolean))
 
 
 def acceptance_of(kind: str, outcome: pl.DataFrame) -> np.ndarray:
-    """Share accepted of one kind of probe, a value a prompt; NaN where a prompt has none.
+    """Share accepted of one kind of probe, a value a prompt; NaN where a prompt has none, or it is unknown.
 
     Args:
         kind: `gold`, `wrong` or `canary`.
         outcome: As from `probe_acceptance`.
     """
     offsets = offsets_from_sorted_ids(outcome["prompt_id"].to_numpy())
-    return acceptance_per_prompt(
-        outcome["accepted"].to_numpy(), (outcome["kind"] == kind).to_numpy(), offsets
-    )
+    return acceptance_per_prompt(floats(outcome["accepted"]), (outcome["kind"] == kind).to_numpy(), offsets)

@@ -7,15 +7,16 @@ answers N / 2^k remain, here those with score >= k. Ours: who meets whom is a se
 count one answer goes on without a match; equal answers are decided by lot unasked, and so is a match whose
 reply names no winner; a generation none of whose matches could be read has a null score. Each of M
 verifications is a tournament of its own. `tournament_swapped` asks each pair in both orders, at twice the
-cost, and draws where the two disagree, which cancels a preference for a position. It does not rank the
-answers that leave in one round.
+cost, and draws where the two disagree, which cancels a preference for a position: such a match was read, so
+it scores as any other, and is stored as decided by `disagreement`. It does not rank the answers that leave in
+one round.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -25,6 +26,13 @@ from si_dagster.engines.base import Prompt
 from si_dagster.tasks.base import ComparesAnswers, PromptStyle, Task, TaskDataError, TaskRow
 from si_dagster.verification.asking import draw_replies
 from si_dagster.verification.base import Batch, Item, Judgement, UnaskableError, VerificationMethod
+
+DecidedBy = Literal["verifier", "equal", "disagreement", "lot"]
+"""What settled a match: a winner that replies named; or a lot, since the answers are equal, since the two
+orders name different winners, or since no reply could be read (`lot`)."""
+
+Decision = tuple[Winner | None, DecidedBy, str | None]
+"""The winner (`None`: a lot decides), what settled it, and the replies as one text (`None`: not asked)."""
 
 
 @dataclass
@@ -51,12 +59,12 @@ class Bracket:
         """The matches of the next round; with an odd count the last one standing has a bye."""
         return list(zip(self.standing[0::2], self.standing[1::2], strict=False))
 
-    def play(self, decided: Sequence[tuple[Winner | None, str | None]]) -> None:
-        """One round: a winner (`None`: by lot) and the reply of each pair, which is `None` if not asked."""
+    def play(self, decided: Sequence[Decision]) -> None:
+        """One round, a decision a pair."""
         self.round += 1
         # The bye goes to the front, so that nobody has it twice in a row.
         going_on = self.standing[-1:] if len(self.standing) % 2 else []
-        for (first, second), (winner, reply) in zip(self.pairs(), decided, strict=True):
+        for (first, second), (winner, by, reply) in zip(self.pairs(), decided, strict=True):
             named = winner or ("A", "B")[int(self.rng.integers(2))]
             going_on.append(first if named == "A" else second)
             match = {
@@ -64,7 +72,7 @@ class Bracket:
                 "A": first.generation_id,
                 "B": second.generation_id,
                 "winner": named,
-                "by": "equal" if reply is None else "verifier" if winner else "lot",
+                "by": by,
                 "reply": reply,
             }
             self.matches[first.generation_id].append(match)
@@ -173,32 +181,39 @@ class SwappedTournament(Tournament):
     """A tournament whose matches are asked in both orders."""
 
     name: ClassVar[str] = "tournament_swapped"
+    version: ClassVar[str] = "2"
+    """Until 2, a generation whose matches all ended in disagreement counted as unparsed."""
     both_orders: ClassVar[bool] = True
 
 
-def decision(replies: Sequence[tuple[str, str]]) -> tuple[Winner | None, str | None]:
-    """The winner that the replies to one match agree on, and the replies as one text.
+def decision(replies: Sequence[tuple[str, str]]) -> Decision:
+    """The winner that the replies to one match agree on, in the order of the bracket.
+
+    Where one of two replies cannot be read, the other decides.
 
     Args:
         replies: (`AB` or `BA`, reply) of each time the match was asked; none for equal answers.
 
-    Returns:
-        Winner in the order of the bracket, `None` if a lot must decide; text, `None` if nothing was asked.
-
     Examples:
         A verifier that always prefers the first answer has not decided:
 
-        >>> decision([("AB", "Winner: A"), ("BA", "Winner: A")])[0] is None
-        True
-        >>> decision([("AB", "Winner: A"), ("BA", "Winner: B")])[0]
-        'A'
+        >>> decision([("AB", "Winner: A"), ("BA", "Winner: A")])[:2]
+        (None, 'disagreement')
+        >>> decision([("AB", "Winner: A"), ("BA", "Winner: B")])[:2]
+        ('A', 'verifier')
+        >>> decision([("AB", "Both are fine.")])[:2], decision([])
+        ((None, 'lot'), (None, 'equal', None))
     """
+    if not replies:
+        return None, "equal", None
     named: set[Winner] = set()
     for order, reply in replies:
         if (winner := read_winner(reply)) is not None:
             named.add(winner if order == "AB" else "B" if winner == "A" else "A")
-    text = "\n---\n".join(reply for _, reply in replies) if replies else None
-    return (named.pop() if len(named) == 1 else None), text
+    text = "\n---\n".join(reply for _, reply in replies)
+    if len(named) == 1:
+        return named.pop(), "verifier", text
+    return None, "disagreement" if named else "lot", text
 
 
 def _key(bracket: Bracket, pair: tuple[Item, Item], order: str) -> str:

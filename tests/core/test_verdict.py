@@ -1,6 +1,7 @@
 """Replies with the verdict a person gives, and the promise that no judged answer passes for a verdict."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_a_reply_is_read_as_a_person_reads_it(case: dict) -> None:
 
 
 def test_there_are_enough_cases_of_every_kind_and_outcome() -> None:
-    assert len(CASES) >= 100
+    assert len(CASES) >= 390
     outcomes = {(case["kind"], case["want"]) for case in CASES}
     assert outcomes >= {("verdict", "correct"), ("verdict", "incorrect"), ("winner", "A"), ("winner", "B")}
     assert outcomes >= {(kind, None) for kind in READERS} | {("score", 1), ("score", 10)}
@@ -62,6 +63,8 @@ PIECES = st.sampled_from(
             "-",
         ),
         *("correct", "incorrect", "8/10", "10", "A", "B", "a", ".", ")", "(", "\u200b", "\u00ad", "ſ", "K"),
+        *("Revised ", "However, her ", "On a second look my ", " after all", " #2", "=> ", "Re-", "(new) "),
+        *("<｜end▁of▁sentence｜>", "<｜", "｜>", "[TOOL_CALLS]", "[|endofturn|]", "<unused1>"),
         *(
             "<eos>",
             "</s>",
@@ -123,17 +126,196 @@ def test_any_text_is_read_without_an_error(reply: str, kind: str) -> None:
     }[kind] | {None}
 
 
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize(
-    "unit",
-    ["* ", "Verdict", "verdict ", "<|", "\n> ", "not ", "```\n", "<answer>", "so ", "1. ", "(", "score ("],
+WRONG_WORDS = (
+    "Wrong",
+    "false",
+    "Incorrect",
+    "No",
+    "nope",
+    "Not correct",
+    "not right",
+    "Not quite",
+    "neither correct nor complete",
+    "the answer is wrong",
+    "it isn't correct",
+    "in-correct",
 )
-def test_long_replies_take_no_longer_than_they_must(unit: str) -> None:
-    text = unit * 2000
-    neutralised(text)
-    for reader in READERS.values():
-        reader(text)
-        reader(f"Verdict: {text}\nScore: {text}\nWinner: {text}".replace("\n> ", "> "))
+NEGATORS = (
+    " not",
+    "n't",
+    " never",
+    " hardly",
+    " far from",
+    " anything but",
+    " neither",
+    " by no means",
+    " in no way",
+)
+TAKEN_BACK = (
+    *(
+        ", but the unit is wrong",
+        "? No.",
+        ", if you ignore the unit",
+        ", mostly",
+        " (wrong)",
+        ". Wait, 6 is wrong",
+    ),
+    *(
+        ", though the sum is 12",
+        "; the last step fails",
+        " - not",
+        " = false",
+        " ❌",
+        "; however, it is 12",
+        ", not",
+    ),
+    *(", the sum is not right", ", which does not hold", ", at least in part", " with one error"),
+)
+CUT_SHORT = (
+    " method, wrong result",
+    "/incorrect",
+    ": 12",
+    " answer is 12",
+    " answer: 12",
+    " only in the first step",
+)
+CUT_SHORT += (" in part", " so far", " is 12", " or not", " if", " to a degree")
+"""Directly behind the word; further behind they say something else."""
+OF_THE_ANSWER = (
+    "",
+    "the answer is ",
+    "The proposed answer of 12 is ",
+    "Yes, it is ",
+    "I agree, it's ",
+    "No errors: ",
+)
+REASONS = (
+    *("", ".", "!", ", since 3+2=5", " because all steps hold", ". The steps hold and no error was made"),
+    *(
+        " (the sum is 12)",
+        " - 7 * 8 is 56",
+        ". No step is missing.",
+        ": 3 + 2 = 5",
+        ", as 6 is not prime here",
+    ),
+)
+MARKS = st.sampled_from(["Verdict: ", "**Verdict:** ", "So my final verdict is: ", "3 + 2 is 5.\nVERDICT:\n"])
+CORRECT = st.sampled_from(["correct", "Correct", "**correct**", "CORRECT"])
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(MARKS, st.sampled_from(WRONG_WORDS), st.sampled_from([". ", "; ", ", ", " - ", ": ", " ("]), st.data())
+def test_a_wrong_word_before_correct_rejects(mark: str, word: str, sign: str, data: st.DataObject) -> None:
+    """Whatever is said of what would be correct."""
+    told = (
+        "the correct sum is 12",
+        "correct is 12",
+        "12 is correct",
+        "a correct method though",
+        "correct: 12",
+        "",
+    )
+    assert read_verdict(mark + word + sign + data.draw(st.sampled_from(told))) == "incorrect"
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(MARKS, st.sampled_from(NEGATORS), CORRECT, st.sampled_from(REASONS), st.data())
+def test_a_negated_correct_is_no_acceptance(
+    mark: str, negator: str, word: str, reason: str, data: st.DataObject
+) -> None:
+    subject = data.draw(st.sampled_from(["the answer", "It", "The proposed answer of 12"]))
+    adverb = data.draw(st.sampled_from(["", "entirely ", "quite ", "a ", "at all "]))
+    assert read_verdict(f"{mark}{subject} is{negator} {adverb}{word}{reason}") in ("incorrect", None)
+    assert read_verdict(f"{mark}{subject} is not {word}{reason}") == "incorrect"
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(MARKS, st.sampled_from(OF_THE_ANSWER), CORRECT, st.sampled_from(REASONS), st.sampled_from(TAKEN_BACK))
+def test_plain_acceptance_is_read_and_what_is_taken_back_is_not(
+    mark: str, subject: str, word: str, reason: str, taken_back: str
+) -> None:
+    assert read_verdict(mark + subject + word + reason) == "correct"
+    assert read_verdict(mark + subject + word + taken_back) != "correct"
+    assert all(read_verdict(mark + subject + word + short) != "correct" for short in CUT_SHORT)
+    assert read_verdict(mark + subject + word + reason.rstrip(".!") + taken_back) != "correct"
+
+
+FIRST = st.sampled_from(
+    [
+        (read_verdict, "Verdict", ("correct", "incorrect")),
+        (read_score, "Score", (8, 2)),
+        (read_winner, "Winner", ("A", "B")),
+    ]
+)
+AGAIN = (
+    *(
+        "Revised {}",
+        "However, the {}",
+        "Updated {}",
+        "On a second look, my honest {}",
+        "Re-checked {}",
+        "=> {}",
+    ),
+    *("**New** {}", "{} (revised)", "{} after all", "{} #2", '"Final" {}', "2) {}", "Wait. {}", "EDIT - {}"),
+)
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(FIRST, st.sampled_from(AGAIN), st.booleans(), st.sampled_from(["\n", "\n\nHm.\n", ". "]))
+def test_a_revised_verdict_never_leaves_the_first_one_standing(
+    first: tuple, again: str, swapped: bool, between: str
+) -> None:
+    reader, name, (old, new) = first
+    old, new = (new, old) if swapped else (old, new)
+    reply = f"{name}: {old}{between}{again.format(name.lower())}: "
+    assert reader(reply + str(new)) in (new, None)
+    assert reader(reply + str(old)) in ((old, None) if between == ". " else (old,))
+    for plain in ("Revised {}", "Updated {}", "However, the {}"):
+        assert reader(f"{name}: {old}\n{plain.format(name.lower())}: {new}") == new
+
+
+HOSTILE = (
+    *(
+        "* ",
+        "<|",
+        "\n> ",
+        "```\n",
+        "<answer>",
+        "1. ",
+        "score (",
+        "verdict: ",
+        "a verdict: correct. ",
+        "? ",
+        "in-",
+    ),
+    *(
+        "x winner: A, B\n",
+        ". foo bar baz qux quux corge verdict ",
+        "the answer 1 ",
+        "correct or ",
+        "~~",
+        "A is ",
+    ),
+    *("not ", "so ", "8 out of ", "  ", "<｜", "no doubt "),
+)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_a_hostile_reply_of_100_kb_is_read_in_well_under_a_second(unit: str) -> None:
+    """Seen: 0.4 s at most. Any step that is quadratic takes a minute."""
+    text = unit * (100_000 // len(unit))
+    on_one_line = text.replace("\n", " ")
+    for read_it, reply in (
+        (neutralised, text),
+        (read_verdict, f"Verdict: correct\n{text}"),
+        (read_verdict, f"Verdict: the answer {on_one_line} is correct"),
+        (read_score, f"Score: 8 {on_one_line}"),
+        (read_winner, f"Winner: A, {on_one_line}"),
+    ):
+        began = time.process_time()
+        read_it(reply)
+        assert time.process_time() - began < 2.0
 
 
 @pytest.mark.parametrize(

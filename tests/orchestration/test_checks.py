@@ -154,3 +154,15 @@ def test_a_verifier_that_takes_canaries_for_answers_is_told_above_the_studys_bou
         assert found.passed == passes
         assert found.severity == dg.AssetCheckSeverity.WARN
         assert found.metadata["canary_acceptance"].value == {"eval.multiple_choice": share}
+
+
+def test_canaries_that_cannot_be_judged_are_not_called_refused(home: Path) -> None:
+    plan = Plan(load_study(MINI))
+    address = plan.address("probes", 0, CELL, "eval.multiple_choice")
+    stored = Store(home).require(address).read()
+    replace_rows(plan, home, address, stored.filter(pl.col("kind") != "canary"))
+    found = evaluate(canaries_are_refused(plan, 0), home)
+    assert not found.passed
+    assert found.severity == dg.AssetCheckSeverity.WARN
+    assert (found.description or "").startswith("eval.multiple_choice not measurable;")
+    assert found.metadata["canary_acceptance"].value == {"eval.multiple_choice": None}

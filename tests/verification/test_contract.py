@@ -173,6 +173,24 @@ def test_fields_left_at_their_defaults_are_in_no_recipe() -> None:
     }
 
 
+def test_only_policies_that_speak_freely_are_asked_anew_when_the_reader_changes() -> None:
+    """Pico policies read as before: their recipes, and so their fingerprints, are those they had."""
+    taught = {"method": "cheap", "teacher": "cot_binary"}
+    plan = Plan(study("cot_binary", "multiple_choice", "log_likelihood", "majority_vote", taught))
+    read = {
+        (address.stage, (address.part or "").partition(".")[2].partition("-")[0])
+        for address, node in plan.nodes.items()
+        if "reader" in node.fields
+    }
+    asking = ("cot_binary", "multiple_choice", "cheap")
+    assert read == {
+        *((stage, name) for stage in ("verifications", "probes") for name in asking),
+        ("teaching_set", "cheap"),
+    }
+    for path in sorted((Path(__file__).parents[2] / "studies").glob("findings_*.yaml")):
+        assert not any("reader" in node.fields for node in Plan(load_study(path)).nodes.values())
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [

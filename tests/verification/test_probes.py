@@ -11,6 +11,7 @@ from verification.sums import Sums
 from si_dagster.core.acceptance import accepted
 from si_dagster.engines.base import Prompt
 from si_dagster.engines.scripted import ScriptedEngine
+from si_dagster.plan import Plan
 from si_dagster.stages.probes import (
     acceptance_of,
     probe_acceptance,
@@ -20,7 +21,7 @@ from si_dagster.stages.probes import (
 )
 from si_dagster.stages.prompts import prompt_table
 from si_dagster.store.schemas import TABLES
-from si_dagster.study import VerificationSpec
+from si_dagster.study import VerificationSpec, parse_study
 from si_dagster.tasks.base import Grade
 from si_dagster.tasks.catalogue import load_task
 from si_dagster.tasks.grading.worker_pool import close_shared_pools
@@ -109,9 +110,48 @@ def test_where_scores_only_rank_gold_must_beat_every_canary() -> None:
     outcome = outcome_of("log_likelihood", engine)
     assert "wrong" not in set(outcome["kind"])
     assert shares(outcome) == (1.0, 0.0)
+
+
+def test_without_a_gold_answer_ranks_say_nothing_of_canaries() -> None:
+    """Unknown is not refused; a method that says when an answer is right needs no gold answer for it."""
+
+    class Goldless(Graded):
+        def gold_completion(self, row):
+            return None if row.question == "0+1" else row.reference
+
+    engine = ScriptedEngine(script={f"{i}+1=": {str(i + 1): 0.9, "": 0.1} for i in range(4)})
+    outcome = outcome_of("log_likelihood", engine, Goldless())
+    of_canaries = acceptance_of("canary", outcome)
+    assert np.isnan(of_canaries).tolist() == [True, False, False, False]
+    assert np.nanmean(of_canaries) == 0.0
+    assert outcome["accepted"].null_count() == len(OPENERS) + len(INJECTIONS)
     nan = np.nan
     no_gold = accepted(np.array([1.0, nan]), np.array([False, False]), np.array([0, 2]), None)
-    assert no_gold.tolist() == [False, False]
+    assert np.isnan(no_gold).all()
+    judged = outcome_of("multiple_choice", Judge(lambda prompt: True), Goldless())
+    assert acceptance_of("canary", judged).tolist() == [1.0] * 4
+
+
+def test_only_what_may_lack_gold_answers_is_measured_anew() -> None:
+    """Their gap_metrics are stale; those of tasks that make their rows, and of other methods, are not."""
+    plan = Plan(
+        parse_study(
+            {
+                "name": "two",
+                "tasks": [{"name": "svamp"}, {"name": "arithmetic"}],
+                "models": [{"name": "m", "path": "somewhere"}],
+                "splits": {"train": 2, "eval": 2},
+                "verification": ["multiple_choice", "log_likelihood"],
+            },
+            "test",
+        )
+    )
+    changed = {
+        (address.task, (address.part or "").partition(".")[2])
+        for address, node in plan.nodes.items()
+        if "canaries_without_gold" in node.fields
+    }
+    assert changed == {("svamp", "log_likelihood")}
 
 
 def test_what_the_grader_does_not_agree_with_is_left_out() -> None:

@@ -115,11 +115,32 @@ def test_a_match_is_asked_once_or_in_both_orders(name: str, times_asked: int) ->
     assert [j.proxy_utility for j in judgements] == [0, 1]
 
 
-def test_swapping_exposes_a_preference_for_a_position() -> None:
+def deciders(judgements) -> set[str]:
+    return {match["by"] for j in judgements for match in json.loads(j.reply)}
+
+
+def test_swapping_exposes_a_preference_for_a_position_and_still_scores() -> None:
+    """Every reply was read, so nothing is unparsed; the lots that decide are stored as what they are."""
     items = items_of([str(i) for i in range(8)])
     engine = comparing(items, lambda first, second: "Winner: A")
-    assert {j.status for j in played(engine, items)} == {"scored"}
-    assert {j.status for j in played(engine, items, name="tournament_swapped")} == {"unparsed"}
+    assert deciders(played(engine, items)) == {"verifier"}
+    swapped = played(engine, items, name="tournament_swapped")
+    assert deciders(swapped) == {"disagreement"}
+    assert {j.status for j in swapped} == {"scored"}
+    assert Counter(j.proxy_utility for j in swapped) == {0: 4, 1: 2, 2: 1, 3: 1}
+
+
+def test_a_swapped_match_is_unparsed_only_where_no_reply_could_be_read() -> None:
+    items = items_of([str(i) for i in range(8)])
+    mute = comparing(items, lambda first, second: "Winner: a tie")
+    swapped = played(mute, items, name="tournament_swapped")
+    assert {j.status for j in swapped} == {"unparsed"}
+    assert deciders(swapped) == {"lot"}
+    # Read in one order alone: the other one's silence contradicts nothing.
+    half = comparing(items, lambda a, b: "Winner: A" if int(a) > int(b) else "Hm.")
+    swapped = played(half, items, name="tournament_swapped")
+    assert deciders(swapped) == {"verifier"}
+    assert swapped[7].proxy_utility == 3.0
 
 
 def test_unreadable_matches_are_asked_again() -> None:
