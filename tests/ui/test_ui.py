@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from conftest import CLI, ROOT, environment
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 CHROMIUM = os.environ.get("SI_DAGSTER_CHROMIUM") or shutil.which("chromium")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -182,3 +182,27 @@ def test_the_report_shows_the_gap_table(server: Server, page: Page) -> None:
     page.goto(f"{server.url}/assets/mini/report")
     page.get_by_text("table", exact=True).first.wait_for(timeout=60_000)
     screenshot(page, "report")
+
+
+def shown(page: Page, key: str) -> Locator:
+    """What a key of the metadata holds as Markdown: in its row if it is short, else in a dialog."""
+    row = page.locator("tr").filter(has=page.get_by_text(key, exact=True)).first
+    row.wait_for(timeout=60_000)
+    button = row.get_by_text("Show Markdown")
+    if not button.count():
+        return row
+    button.click()
+    return page.get_by_role("dialog")
+
+
+def test_an_analysis_shows_its_table_and_its_plot(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/assets/mini/analysis/verifier_quality")
+    table = shown(page, "table")
+    for heading in ("prompts", "AUROC", "calibration error"):
+        table.get_by_role("columnheader", name=heading, exact=True).wait_for(timeout=30_000)
+    assert table.get_by_role("cell", name="multiple_choice", exact=True).count() >= 3  # one an iteration
+    page.keyboard.press("Escape")
+    picture = shown(page, "plot").locator("img[src^='data:image/png']")
+    picture.wait_for(timeout=30_000)
+    assert picture.evaluate("image => image.complete && image.naturalWidth > 100")
+    screenshot(page, "analysis")
