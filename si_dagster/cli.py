@@ -345,10 +345,14 @@ def compare(
     if as_json:
         _print_json({"fields": fields, "rows": rows.to_dicts()})
         return
-    _print_rows([{k: str(v) for k, v in row.items()} for row in fields], title="fields that differ")
+    _print_rows([{k: _plain(v) for k, v in row.items()} for row in fields], title="fields that differ")
     _print_rows(comparison.shown(rows), title="held-out prompts")
     _print_rows(comparison.shown_differences(rows), title=f"less {found[0].name}")
     console.print(" ".join(comparison.READING.split()), soft_wrap=True, highlight=False, markup=False)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @app.command("analysis")

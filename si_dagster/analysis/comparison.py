@@ -120,13 +120,41 @@ def _differences(policy: Policy, spec: Scorer, other: Policy | None) -> dict[str
 
 
 def differing_fields(studies: Sequence[Study]) -> list[dict[str, Any]]:
-    """Every field in which the studies differ, with its value in each."""
-    flat = {study.name: flatten(study.model_dump(mode="json", exclude=set(UNCOMPARED))) for study in studies}
+    """Every field in which the studies differ, with its value in each.
+
+    Items of a list go by their names: `verification.<name>.<field>`. Where not all studies have the same
+    names there, the field is the list itself and its value the names; those that all have are compared.
+    """
+    dumps = {study.name: study.model_dump(mode="json", exclude=set(UNCOMPARED)) for study in studies}
+    everywhere = {
+        field: set.intersection(*(set(_named(dump[field])) for dump in dumps.values()))
+        for field, value in next(iter(dumps.values())).items()
+        if _named(value)
+    }
+    flat = {name: flatten(_by_name(dump, everywhere)) for name, dump in dumps.items()}
     fields = sorted(set().union(*flat.values()))
-    told = [
+    rows = [
         {"field": field, **{name: values.get(field) for name, values in flat.items()}} for field in fields
     ]
-    return [row for row in told if len({repr(value) for name, value in row.items() if name != "field"}) > 1]
+    return [row for row in rows if len({repr(row[name]) for name in flat}) > 1]
+
+
+def _named(value: Any) -> dict[str, Any]:
+    """Items of a list by name; nothing of any other value."""
+    items = value if isinstance(value, list) else []
+    return {item["name"]: item for item in items if isinstance(item, dict) and "name" in item}
+
+
+def _by_name(dump: dict[str, Any], everywhere: dict[str, set[str]]) -> dict[str, Any]:
+    """A study whose lists of named items are their names, and the items that all studies have."""
+    lists = {field: list(_named(dump[field])) for field in everywhere}
+    items = {
+        f"{field}.{name}": item
+        for field, names in everywhere.items()
+        for name, item in _named(dump[field]).items()
+        if name in names
+    }
+    return {**dump, **lists, **items}
 
 
 def shown(rows: pl.DataFrame) -> list[dict[str, str]]:

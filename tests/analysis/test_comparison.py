@@ -60,6 +60,19 @@ def test_a_temperature_ablation_is_paired_by_the_text_of_prompts(tmp_path: Path)
     ]
 
 
+def test_lists_are_compared_by_the_names_of_their_items() -> None:
+    control = {"oracle": True, "weighting": {"rule": "threshold", "tau": 1.0}}
+    both = [at(0.3, (MC, "random")), study(("oracle", "random"), name="control", **control)]
+    told = {row["field"]: (row["at_0_3"], row["control"]) for row in differing_fields(both)}
+    assert told["verification"] == ([MC, "random"], ["oracle", "random"])
+    assert told["weighting.tau"] == (0.5, 1.0)
+    assert not [field for field in told if field.startswith("verification.")]  # random is alike in both
+    smaller = study((MC,), name="small", models=[{"name": "pico", "pretrain": {"max_steps": 7}}])
+    larger = study((MC,), name="large", models=[{"name": "pico", "pretrain": {"max_steps": 9}}])
+    (row,) = differing_fields([smaller, larger])
+    assert row == {"field": "models.pico.pretrain.max_steps", "small": 7, "large": 9}
+
+
 def test_a_difference_of_means_is_the_paired_one_or_that_of_two_samples() -> None:
     rng = np.random.default_rng(3)
     a, b = rng.random(80), rng.random(80)
