@@ -106,9 +106,10 @@ def cluster() -> Iterator[TwoNodes]:
 
 # To the end of a module only: an actor takes the place of another module's.
 @pytest.fixture(scope="module")
-def ray_engine(checkpoint: Path, cluster: TwoNodes) -> Iterator[Engine]:
-    inner = {"device": "cpu", "num_threads": 1}
-    engine = EngineProcess("ray", checkpoint, {"address": cluster.address, "num_actors": 1, "options": inner})
+def ray_engine(tmp_path_factory: pytest.TempPathFactory, cluster: TwoNodes) -> Iterator[Engine]:
+    # The way to an actor and back; that one of transformers loads torch is seen by a whole study in test_ray.
+    options = {"address": cluster.address, "num_actors": 1, "engine": "scripted"}
+    engine = EngineProcess("ray", tmp_path_factory.mktemp("scripted"), options)
     yield engine
     engine.close()
 

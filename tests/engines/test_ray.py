@@ -1,16 +1,22 @@
 """A real cluster of two nodes: the rows of one process, whatever the number of actors and whoever dies."""
 
+import json
+import shutil
+import subprocess
+import time
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from conftest import CLI, MINI, ROOT, environment
 from engines.two_nodes import TwoNodes
 
 from resources.cost_meter import CostMeter
-from si_dagster.engines.base import Engine, EngineError, SamplingParams
+from si_dagster.engines.base import EngineError, SamplingParams
 from si_dagster.engines.process import EngineProcess
+from si_dagster.engines.scripted import ScriptedEngine
 from si_dagster.stages.generations import generation_chunks
 from si_dagster.store.artifacts import Store, Writer
 from si_dagster.store.layout import Address
@@ -21,11 +27,14 @@ SAMPLING = SamplingParams(n=24, max_tokens=30, seed=3)
 ADDRESS = Address("study", 0, "generations", "pico", "sudoku4", "eval")
 CHUNK = 4
 NUM_CHUNKS = 20
+STUDY = Path("data/mini")
+BASE, MEASURED = STUDY / "base_checkpoint", STUDY / "iteration_0"
+VERIFICATIONS = MEASURED / "verifications/pico|sudoku4/eval.multiple_choice"
 
 
-def open_ray(cluster: TwoNodes, checkpoint: Path, **options: Any) -> EngineProcess:
-    inner = {"device": "cpu", "num_threads": 1}
-    return EngineProcess("ray", checkpoint, {"address": cluster.address, "options": inner, **options})
+def open_ray(cluster: TwoNodes, policy: Path, **options: Any) -> EngineProcess:
+    """Of scripted actors, which need no torch."""
+    return EngineProcess("ray", policy, {"address": cluster.address, "engine": "scripted", **options})
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +45,8 @@ def prompts() -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def unbroken(transformers_engine: Engine, prompts: pl.DataFrame) -> pl.DataFrame:
-    chunks = generation_chunks(prompts, transformers_engine, SAMPLING, ADDRESS, CHUNK)
+def unbroken(prompts: pl.DataFrame) -> pl.DataFrame:
+    chunks = generation_chunks(prompts, ScriptedEngine(), SAMPLING, ADDRESS, CHUNK)
     return pl.concat(chunks).sort("generation_id")
 
 
@@ -47,17 +56,16 @@ def open_writer(home: Path) -> Writer:
 
 def test_what_cannot_be_opened_is_said(cluster: TwoNodes, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"no such checkpoint folder.* \(on node 127.0.0.1\)"):
-        open_ray(cluster, tmp_path / "nowhere", engine="scripted", options={}, num_actors=1)
-    with pytest.raises(EngineError, match="no option 'speed'"):
-        open_ray(cluster, tmp_path, engine="scripted", options={"speed": 2}, num_actors=1)
+        open_ray(cluster, tmp_path / "nowhere", num_actors=1)
     with pytest.raises(EngineError, match=r"no actor came up within 1 s; .*ask for less \(num_cpus"):
-        open_ray(cluster, tmp_path, engine="scripted", options={}, num_cpus=9, start_seconds=1)
+        open_ray(cluster, tmp_path, num_cpus=9, start_seconds=1)
 
 
 def test_a_node_killed_midway_loses_nothing_and_repeats_nothing(
-    cluster: TwoNodes, checkpoint: Path, prompts: pl.DataFrame, unbroken: pl.DataFrame, tmp_path: Path
+    cluster: TwoNodes, prompts: pl.DataFrame, unbroken: pl.DataFrame, tmp_path: Path
 ) -> None:
-    engine = open_ray(cluster, checkpoint)
+    cluster.start_second_node()
+    engine = open_ray(cluster, tmp_path)
     assert engine.num_lanes == 2, "one actor a node"
     meter = CostMeter(engine, tmp_path / "cost.json")
     with open_writer(tmp_path) as writer:
@@ -74,3 +82,45 @@ def test_a_node_killed_midway_loses_nothing_and_repeats_nothing(
     assert cost["completion_tokens"] == unbroken["num_tokens"].sum(), (
         "what a dead actor had done is not counted"
     )
+
+
+def test_a_study_ends_as_without_ray_though_a_node_dies_while_it_verifies(
+    cluster: TwoNodes, finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished / BASE, tmp_path / BASE)
+    cluster.start_second_node()
+    options = (f"address={cluster.address}", "options={device: cpu, num_threads: 1}")
+    settings = [word for option in options for word in ("--engine-option", option)]
+    command = [*CLI, "run", str(MINI), "iterations=0", "--engine", "ray", "--chunk-prompts", "1", *settings]
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen(command, cwd=ROOT, env=environment(tmp_path), stdout=log, stderr=log)
+        while len(list((tmp_path / VERIFICATIONS).glob("part-*.parquet"))) < 2:
+            assert run.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.002)
+        cluster.kill_second_node()
+        assert not (tmp_path / VERIFICATIONS / "manifest.json").exists(), "killed in time"
+        assert run.wait() == 0, (tmp_path / "log").read_text()
+
+    ours, theirs = manifests(tmp_path), manifests(finished)
+    assert {"generations", "verifications", "gap_metrics"} <= {Path(name).parts[3] for name in ours}
+    assert {name: ours[name]["fingerprint"] for name in ours} == {
+        name: theirs[name]["fingerprint"] for name in ours
+    }
+    assert ours[str(VERIFICATIONS)]["metadata"]["actors_lost"] >= 1
+    for name in ours:
+        if "/generations/" in name or "/verifications/" in name:
+            mine, other = (rows(home / name) for home in (tmp_path, finished))
+            rounded = [c for c in ("logprob", "proxy_utility") if c in mine]
+            assert mine.drop(rounded).equals(other.drop(rounded)), name
+            assert mine[rounded[0]].to_list() == pytest.approx(other[rounded[0]].to_list(), abs=1e-4)
+
+
+def manifests(home: Path) -> dict[str, dict[str, Any]]:
+    """Of the base and of what was measured of it, by folder."""
+    files = [file for folder in (BASE, MEASURED) for file in (home / folder).glob("**/manifest.json")]
+    return {str(file.parent.relative_to(home)): json.loads(file.read_text()) for file in files}
+
+
+def rows(folder: Path) -> pl.DataFrame:
+    table = pl.concat(map(pl.read_parquet, folder.glob("part-*.parquet")))
+    return table.sort(name for name in ("generation_id", "verification_id") if name in table)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from typing import Any
 
 import psutil
 
@@ -12,12 +13,18 @@ class TwoNodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        node = {"num_cpus": 1, "object_store_memory": 2**27, "node_ip_address": "127.0.0.1"}
+        self._node = {"num_cpus": 1, "object_store_memory": 2**27, "node_ip_address": "127.0.0.1"}
+        # Each of these is a Python process that loads Ray, and nothing here asks them.
+        spared = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
         self._cluster = Cluster(
-            initialize_head=True, head_node_args={**node, "include_dashboard": False}, shutdown_at_exit=False
+            initialize_head=True, head_node_args={**self._node, **spared}, shutdown_at_exit=False
         )
-        self._second = self._cluster.add_node(**node)
+        self._second: Any = None
         self.address: str = self._cluster.address
+
+    def start_second_node(self) -> None:
+        """Unless it is there."""
+        self._second = self._second or self._cluster.add_node(**self._node)
 
     def kill_second_node(self) -> None:
         """All its processes at once, as when a machine loses power."""
@@ -25,6 +32,7 @@ class TwoNodes:
         for process in [raylet, *raylet.children(recursive=True)]:
             os.kill(process.pid, signal.SIGKILL)
         self._cluster.remove_node(self._second, allow_graceful=False)
+        self._second = None
 
     def shutdown(self) -> None:
         self._cluster.shutdown()
