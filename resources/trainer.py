@@ -86,12 +86,13 @@ class TrainerResource(dg.ConfigurableResource):
     def train(
         self, context: dg.AssetExecutionContext, module: str, spec: dict[str, Any], spec_file: Path
     ) -> dict[str, Any]:
-        """Run `python -m module SPEC.json` to its end and return its result.json.
+        """Run `python -m module SPEC.json` to its end, on the device of `execution`; return its result.json.
 
         Raises:
             dg.Failure: If the process fails, with its last word; nothing of its folder becomes a checkpoint.
         """
-        return self._run(context, [module], spec, spec_file, {})
+        device = Execution.model_validate(self.execution).device
+        return self._run(context, [module], {**spec, "device": device}, spec_file, {})
 
     def _run(
         self,

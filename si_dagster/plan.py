@@ -479,7 +479,10 @@ class Plan:
             fields["task"] = self._task_fields(cell[1])
         if distillation.gradient_accumulation_steps > 1:
             # Until this was there, each accumulated batch counted the same, however many tokens it had.
-            fields["loss_is_over"] = "all tokens of a step"
+            fields["loss_is_over"] = f"all {'pairs' if distillation.pairing else 'tokens'} of a step"
+        if distillation.method == "rpo":
+            # Until this was there, it was one mean over tokens, in which long completions count more.
+            fields["likelihood_is_over"] = "the tokens of each pair, then the pairs"
         start = 0 if distillation.start_from == "base" else iteration
         inputs = {
             "start_policy": self.policy(start, cell),

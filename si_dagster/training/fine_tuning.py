@@ -22,8 +22,8 @@ from si_dagster.training.checkpointing import newest_whole, vouch_for
 from si_dagster.training.devices import check_device, dtype_of, one_gpu_a_process
 from si_dagster.training.pretrain import loss_curve
 from si_dagster.training.reporting import Reporter
-from si_dagster.training.space import require_space
-from si_dagster.training.specs import FineTuningSpec
+from si_dagster.training.space import KEPT, require_space
+from si_dagster.training.specs import Execution, FineTuningSpec
 
 SHARED_WITH_TRL = (
     "learning_rate",
@@ -180,7 +180,7 @@ def _settings(spec: FineTuningSpec, work: Path) -> dict[str, Any]:
     execution, recipe = spec.execution, spec.distillation
     size, times = execution.portions(recipe)
     device = check_device(execution)
-    config = execution.deepspeed_config
+    dtype = dtype_of(execution, device)
     saving = spec.work_dir is not None and execution.save_steps > 0
     return {
         **recipe.model_dump(include=set(SHARED_WITH_TRL)),
@@ -190,20 +190,35 @@ def _settings(spec: FineTuningSpec, work: Path) -> dict[str, Any]:
         "seed": spec.seed,
         "data_seed": spec.seed,
         "use_cpu": device == "cpu",
-        "bf16": dtype_of(execution, device) == "bfloat16",
+        "bf16": dtype == "bfloat16" and not execution.deepspeed,
         "gradient_checkpointing": _default(execution.gradient_checkpointing, device == "cuda"),
-        "deepspeed": str(config) if config else None,
+        "deepspeed": _deepspeed_settings(execution, dtype),
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps" if saving else "no",
         "save_steps": execution.save_steps or 500,
-        # Two: the one before stays until the next is whole.
-        "save_total_limit": 2,
+        "save_total_limit": KEPT,
         "dataloader_pin_memory": device == "cuda",
         "report_to": "none",
         "disable_tqdm": True,
         "include_num_input_tokens_seen": "all",
     }
+
+
+def _deepspeed_settings(execution: Execution, dtype: str) -> dict[str, Any] | None:
+    """The DeepSpeed configuration; it computes in `dtype` and holds and sends weights in float32.
+
+    Its own section `bf16` would round the weights as they are loaded and again as they are gathered, and so
+    would its list of modules that are safe in bfloat16: ZeRO-3 gathers theirs in that type.
+    """
+    if not execution.deepspeed:
+        return None
+    left_out = ("bf16", "fp16", "torch_autocast")
+    fields = {name: value for name, value in execution.deepspeed_fields.items() if name not in left_out}
+    if dtype == "bfloat16":
+        autocast = {"enabled": True, "dtype": dtype, "lower_precision_safe_modules": []}
+        fields["torch_autocast"] = autocast
+    return fields
 
 
 def _default(value: bool | None, default: bool) -> bool:

@@ -1,7 +1,13 @@
 """Preference training on pairs with TRL's DPOTrainer: DPO, RPO and Sharpening's preference regression.
 
-The reference is the policy training starts from. A pair is in or out: it has no weight. Pairs with a side
-longer than `max_length` are left out and counted. It does not make pairs (`stages.filtered_set` does, from
+    dpo              -log σ(β Δ)                                                     arXiv 2305.18290
+    rpo              -log σ(β Δ) - rpo_alpha log π(y) / |y|, y the accepted          arXiv 2404.19733
+    sharpening_dpo   (β Δ - (r - r'))²                                               arXiv 2412.01951
+
+Each is a mean over the pairs of an optimiser step, however the step is cut into portions and shared among
+processes; Δ = log π(y)/π_ref(y) - log π(y')/π_ref(y'), and |y| counts the end token (ours). The reference is
+the policy training starts from. A pair is in or out: it has no weight. Pairs with a side longer than
+`max_length` are left out and counted. It does not make pairs (`stages.filtered_set` does, from
 verifications alone) and reads no utilities.
 
     python -m si_dagster.training.preference SPEC.json
@@ -48,65 +54,84 @@ def tokenised(pairs: pl.DataFrame, tokenizer: Any, max_length: int) -> list[dict
 
 
 def preference_trainer(tuner: FineTuner) -> Any:
-    """TRL's DPOTrainer over tokenised pairs, or a subclass of it with the regression loss."""
+    """TRL's DPOTrainer over tokenised pairs, with the loss of the method over the pairs of a whole step."""
+    import torch
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
     recipe = tuner.spec.distillation
-    losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
-    if recipe.method == "rpo":
-        losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, recipe.rpo_alpha]}
     config = DPOConfig(
         **tuner.settings,
         beta=recipe.beta,
         max_length=recipe.max_length,
         trust_remote_code=tuner.spec.trust_remote_code,
-        **losses,
     )
 
     class PairTrainer(DPOTrainer):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            # The loss is over the pairs of the whole step already: not to be divided by its portions.
+            self.loss_is_scaled_for_ga = True
+
         def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
             return dataset  # tokenised already, prompt and completion apart, as they were sampled
 
-    class RegressionTrainer(PairTrainer):
         def _set_signature_columns_if_needed(self) -> None:
             self._signature_columns = ["prompt_ids", "chosen_ids", "rejected_ids", "margin"]
+
+        def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+            pairs = sum(len(batch["margin"]) for batch in batch_samples)
+            totals: Any = self.accelerator.gather(torch.tensor([pairs], device=device))
+            return totals.sum()
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            margins = inputs.pop("margin")
-            labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, IGNORED)
+            margins, completions = inputs.pop("margin"), inputs["completion_mask"]
+            labels = inputs["input_ids"].masked_fill(completions == 0, IGNORED)
             seen = {name: inputs[name] for name in ("input_ids", "attention_mask")}
             outputs = model(**seen, labels=labels, use_cache=False, fused_lm_head=True)
             chosen, rejected = outputs.log_probs.sum(dim=1).chunk(2)
-            reference = self.ref_model if self.ref_model is not None else self.model
+            # Adapters have no reference model: it is the policy with them switched off.
+            reference = self.ref_model if self.ref_model is not None else model
             ref_chosen, ref_rejected = self.compute_ref_log_probs(reference, inputs)
-            loss = regression_loss((chosen - ref_chosen) - (rejected - ref_rejected), margins, recipe.beta)
+            differences = (chosen - ref_chosen) - (rejected - ref_rejected)
+            if recipe.method == "sharpening_dpo":
+                losses = regression_losses(differences, margins, recipe.beta)
+            else:
+                losses = dpo_losses(differences, recipe.beta)
+            if recipe.method == "rpo":
+                losses = losses - recipe.rpo_alpha * chosen / completions[:, 1:].sum(dim=1).chunk(2)[0]
+            # Gradients of processes are averaged, not summed.
+            processes, num_pairs = self.accelerator.num_processes, num_items_in_batch
+            loss = losses.mean() if num_pairs is None else losses.sum() * processes / num_pairs
             return (loss, outputs) if return_outputs else loss
 
     pairs_alone = DataCollatorForPreference(tuner.tokenizer.pad_token_id)
 
     def with_margins(examples: list[dict[str, Any]]) -> dict[str, Any]:
-        import torch
-
         return {**pairs_alone(examples), "margin": torch.tensor([pair["margin"] for pair in examples])}
 
-    regresses = recipe.method == "sharpening_dpo"
-    trainer_class = RegressionTrainer if regresses else PairTrainer
-    return trainer_class(
+    return PairTrainer(
         model=tuner.load(),
         args=config,
         processing_class=tuner.tokenizer,
         train_dataset=tuner.dataset,
-        data_collator=with_margins if regresses else pairs_alone,
+        data_collator=with_margins,
         callbacks=tuner.callbacks,
         peft_config=tuner.peft_config,
     )
 
 
-def regression_loss(log_ratio_differences: Any, margins: Any, beta: float) -> Any:
-    """Mean over pairs of (β Δ - (r - r'))², Δ = log π(y)/π_ref(y) - log π(y')/π_ref(y').
+def dpo_losses(log_ratio_differences: Any, beta: float) -> Any:
+    """-log σ(β Δ) of each pair (DPO, arXiv 2305.18290); arguments as of `regression_losses`."""
+    from torch.nn.functional import logsigmoid
+
+    return -logsigmoid(beta * log_ratio_differences)
+
+
+def regression_losses(log_ratio_differences: Any, margins: Any, beta: float) -> Any:
+    """(β Δ - (r - r'))² of each pair, Δ = log π(y)/π_ref(y) - log π(y')/π_ref(y').
 
     The objective of Sharpening's DPO (arXiv 2412.01951), with the proxy utility for the self-reward r; with
     the verification `log_likelihood` it is that paper's. Its minimum over all policies is the reference
@@ -117,7 +142,7 @@ def regression_loss(log_ratio_differences: Any, margins: Any, beta: float) -> An
         margins: r - r' of each pair, shape (batch,).
         beta: β.
     """
-    return ((beta * log_ratio_differences - margins) ** 2).mean()
+    return (beta * log_ratio_differences - margins) ** 2
 
 
 if __name__ == "__main__":

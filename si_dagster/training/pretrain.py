@@ -1,13 +1,13 @@
 """Pre-training of a pico policy from scratch: a plain language model on synthetic text of both roles.
 
 The loss is over every token, so verification examples teach answers too. One pass: no example is seen
-twice but by chance. It does not evaluate the policy; what it can do is measured by the loop.
+twice but by chance. In float32, on one GPU where there is one: weights of one recipe differ between devices
+by rounding, as they do between machines. It does not evaluate the policy; the loop measures what it can do.
 
     python -m si_dagster.training.pretrain SPEC.json
 """
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from si_dagster.processes import peak_memory
+from si_dagster.processes import peak_gpu_memory, peak_memory
 from si_dagster.study import PretrainRecipe
 from si_dagster.tasks.catalogue import load_task
+from si_dagster.training.devices import check_device
 from si_dagster.training.pico import character_tokenizer, new_policy
 from si_dagster.training.reporting import Reporter, run_trainer
-from si_dagster.training.specs import PretrainSpec
+from si_dagster.training.specs import Execution, PretrainSpec
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,6 @@ def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
     The result holds num_parameters N, num_tokens D (padding not counted), pretraining_flops = 6 N D
     (Kaplan et al., arXiv 2001.08361), the loss curve and the clock.
     """
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # saving imports DeepSpeed, which warns where it guesses
     import torch
     from transformers import get_scheduler
     from transformers.utils import logging
@@ -46,8 +46,10 @@ def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
 
     spec = PretrainSpec.read(spec_file)
     recipe = spec.recipe
+    device = check_device(Execution(device=spec.device))
     tokenizer = character_tokenizer()
-    model = new_policy(recipe, tokenizer, spec.seed)
+    model: Any = new_policy(recipe, tokenizer, spec.seed)
+    model.to(device)
     batches = token_batches(spec, tokenizer)
     optimizers = optimizers_of(model, recipe)
     schedulers = [
@@ -58,6 +60,7 @@ def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
     losses: list[float] = []
     num_tokens, start = 0, time.monotonic()
     for step, (ids, targets) in enumerate(batches, 1):
+        ids, targets = ids.to(device), targets.to(device)
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         loss = next_token_loss(logits, targets)
         model.zero_grad(set_to_none=True)
@@ -79,8 +82,10 @@ def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
         "steps": recipe.max_steps,
         "final_loss": float(np.mean(losses[-20:])),
         "seconds": seconds,
+        "gpu_seconds": seconds if device == "cuda" else 0.0,
         "steps_per_second": recipe.max_steps / seconds,
         "peak_memory_bytes": peak_memory(),
+        "peak_gpu_memory_bytes": peak_gpu_memory(),
         "seed": spec.seed,
         "torch": torch.__version__,
         "loss_curve": loss_curve(losses),

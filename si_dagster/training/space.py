@@ -4,17 +4,24 @@ An estimate: tokenizer and logs are left out, and other programs may fill the di
 itself fails, and no checkpoint appears. Memory is not estimated.
 """
 
+import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from si_dagster.store.errors import DiskFull
 from si_dagster.training.specs import FineTuningSpec
 
-OPTIMISER_BYTES = 12
-"""A parameter in one of the trainer's own checkpoints: float32 weight and AdamW's two moments."""
+PLAIN_BYTES = 12
+"""A trained parameter in one of the trainer's own checkpoints: float32 weight and AdamW's two moments."""
+
+DEEPSPEED_BYTES = 20
+"""The same with DeepSpeed, which writes the weight three times: as an ordinary file, as the optimiser's and,
+but for ZeRO-3, as the engine's."""
 
 KEPT = 2
-"""The trainer's own checkpoints that may lie there at once."""
+"""The trainer's own checkpoints that stay: the one before until the next is whole. The next is written before
+the oldest goes, so one more lies there meanwhile."""
 
 MARGIN = 1.1
 
@@ -34,10 +41,18 @@ def require_space(spec: FineTuningSpec) -> None:
 
 
 def needed_bytes(spec: FineTuningSpec) -> int:
-    """Bytes of the checkpoint, and of the trainer's own, of which two may lie there at once."""
-    stored = weight_bytes(spec.model_dir)
-    own = KEPT * OPTIMISER_BYTES * num_parameters(spec.model_dir) if _saves(spec) else 0
-    return int(MARGIN * (stored + own))
+    """Bytes that lie there at most: what stays, and one more of the trainer's own, or the checkpoint."""
+    stored, own = weight_bytes(spec.model_dir), own_bytes(spec)
+    return int(MARGIN * (KEPT * own + max(own, stored)))
+
+
+def own_bytes(spec: FineTuningSpec) -> int:
+    """Bytes of one of the trainer's own checkpoints; 0 where it makes none."""
+    if not _saves(spec):
+        return 0
+    each = DEEPSPEED_BYTES if spec.execution.deepspeed else PLAIN_BYTES
+    lora = spec.distillation.lora
+    return each * (num_parameters(spec.model_dir) if lora is None else num_adapters(spec.model_dir, lora.r))
 
 
 def weight_bytes(folder: Path) -> int:
@@ -47,17 +62,21 @@ def weight_bytes(folder: Path) -> int:
 
 def num_parameters(folder: Path) -> int:
     """Parameters of a checkpoint folder, read from the headers alone."""
+    return sum(map(math.prod, _shapes(folder)))
+
+
+def num_adapters(folder: Path, rank: int) -> int:
+    """Parameters of adapters of that rank at every matrix of a checkpoint folder, embeddings among them."""
+    return sum(rank * sum(shape) for shape in _shapes(folder) if len(shape) == 2)
+
+
+def _shapes(folder: Path) -> Iterator[list[int]]:
     from safetensors import safe_open
 
-    total = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "np") as file:
             for name in file.keys():  # noqa: SIM118
-                size = 1
-                for length in file.get_slice(name).get_shape():
-                    size *= length
-                total += size
-    return total
+                yield file.get_slice(name).get_shape()
 
 
 def _saves(spec: FineTuningSpec) -> bool:

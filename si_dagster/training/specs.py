@@ -37,6 +37,8 @@ class PretrainSpec(TrainingSpec):
     """Pre-training of a pico policy from scratch."""
 
     recipe: PretrainRecipe
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """As `Execution.device`; one GPU at most."""
 
 
 class Execution(BaseModel):
@@ -76,6 +78,12 @@ class Execution(BaseModel):
             known = ", ".join(sorted(f.stem for f in DEEPSPEED_CONFIGS.glob("*.json")))
             raise ValueError(f"deepspeed: {self.deepspeed!r} is neither one of {known} nor a file")
         return file
+
+    @property
+    def deepspeed_fields(self) -> dict[str, Any]:
+        """What the DeepSpeed configuration says; empty without one."""
+        file = self.deepspeed_config
+        return json.loads(file.read_text(encoding="utf-8")) if file else {}
 
     def portions(self, distillation: DistillationSpec) -> tuple[int, int]:
         """(rows a process takes at once, times it does so a step), so that a step has the study's rows.
@@ -132,13 +140,16 @@ class FineTuningSpec(TrainingSpec):
             raise ValueError("distillation.lora cannot be merged from shards: use deepspeed zero1 or zero2")
         if self.execution.packing and (self.shards_weights or self.distillation.pairing):
             raise ValueError("packing is for sft on whole weights: set the trainer's packing to false")
+        for section in ("bf16", "fp16"):
+            if self.execution.deepspeed_fields.get(section, {}).get("enabled") is True:
+                raise ValueError(
+                    f"deepspeed: {section} holds the weights in 16 bits, where updates of a small learning "
+                    f"rate are lost: take the section out of {self.execution.deepspeed}; the trainer's bf16 "
+                    "computes in bfloat16 over float32 weights"
+                )
         return self
 
     @property
     def shards_weights(self) -> bool:
         """Whether no process holds all weights (ZeRO-3)."""
-        file = self.execution.deepspeed_config
-        if file is None:
-            return False
-        stage = json.loads(file.read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0)
-        return stage == 3
+        return self.execution.deepspeed_fields.get("zero_optimization", {}).get("stage") == 3

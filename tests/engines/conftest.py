@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -5,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from engines.completions_server import CompletionsServer
 from engines.two_nodes import TwoNodes
+from training.rows import ROWS, spec_file
 
 from si_dagster.engines.base import Engine
 from si_dagster.engines.process import EngineProcess
@@ -31,6 +35,25 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def wide_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_policy(WIDE_SHAPE, tmp_path_factory.mktemp("wide_checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def gathered_checkpoint(wide_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That policy after a step of two processes of which neither held all weights (ZeRO-3)."""
+    folder = tmp_path_factory.mktemp("gathered") / "zero3"
+    execution = {"device": "cpu", "num_processes": 2, "deepspeed": "zero3"}
+    recipe = {"max_steps": 1, "learning_rate": 1e-3}
+    spec = spec_file(folder, wide_checkpoint, ROWS[:2], execution=execution, **recipe)
+    train = [sys.executable, "-m", "si_dagster.training.launch", "2", "si_dagster.training.sft", spec]
+    done = subprocess.run(
+        train,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder / "out"
 
 
 def random_policy(shape: SimpleNamespace, folder: Path) -> Path:
@@ -83,10 +106,10 @@ def openai_engine(checkpoint: Path, server: CompletionsServer) -> Iterator[Engin
 
 
 @pytest.fixture(scope="session")
-def vllm_engine(wide_checkpoint: Path) -> Iterator[Engine]:
+def vllm_engine(gathered_checkpoint: Path) -> Iterator[Engine]:
     # Steps too small for all prompts at once: vLLM would cut prompts in two, if it were let.
     small = {"max_num_seqs": 64, "max_num_batched_tokens": 128, "kv_cache_bytes": 2**26, "num_threads": 1}
-    engine = EngineProcess("vllm", wide_checkpoint, small)
+    engine = EngineProcess("vllm", gathered_checkpoint, small)
     yield engine
     engine.close()
 

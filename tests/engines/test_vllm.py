@@ -21,8 +21,8 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def reference(wide_checkpoint):
-    engine = open_engine("transformers", wide_checkpoint, device="cpu", num_threads=1)
+def reference(gathered_checkpoint):
+    engine = open_engine("transformers", gathered_checkpoint, device="cpu", num_threads=1)
     yield engine
     engine.close()
 

@@ -87,6 +87,24 @@ def test_no_field_of_preference_methods_is_in_the_recipe_of_supervised_ones() ->
     assert not {name for name in checkpoint.fields if "lora" in name or "beta" in name or "replay_it" in name}
 
 
+def test_what_a_loss_is_a_mean_over_is_in_the_recipe_where_it_was_another_once() -> None:
+    address = Address("mini", 0, "checkpoint", "pico", "sudoku4")
+    pairs = ["distillation.replay_fraction=0", "weighting.rule=threshold"]
+    accumulated = "distillation.gradient_accumulation_steps=2"
+    added = {
+        (): {},
+        (accumulated,): {"loss_is_over": "all tokens of a step"},
+        (*pairs, "distillation.method=dpo"): {},
+        (*pairs, "distillation.method=dpo", accumulated): {"loss_is_over": "all pairs of a step"},
+        (*pairs, "distillation.method=rpo"): {
+            "likelihood_is_over": "the tokens of each pair, then the pairs"
+        },
+    }
+    for overrides, expected in added.items():
+        fields = Plan(load_study(MINI, list(overrides))).nodes[address].fields
+        assert {name: value for name, value in fields.items() if name.endswith("is_over")} == expected
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

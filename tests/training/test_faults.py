@@ -1,18 +1,25 @@
 """What can be missing, and that the error says what to change; no half checkpoint is left."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers.trainer as trainer_module
 from pydantic import ValidationError
 from training.rows import ROWS, run, spec_file
+from training.shapes import Shape
 
-from si_dagster.study import DistillationSpec
+from si_dagster.study import DistillationSpec, LoraSpec
 from si_dagster.training.devices import DeviceError
 from si_dagster.training.faults import exit_reason, explained, fault_file
-from si_dagster.training.space import needed_bytes, num_parameters
+from si_dagster.training.pico import character_tokenizer, new_policy
+from si_dagster.training.reporting import Reporter
+from si_dagster.training.sft import sft
+from si_dagster.training.space import needed_bytes, num_adapters, num_parameters, own_bytes
 from si_dagster.training.specs import Execution, FineTuningSpec
 
 ROOT = Path(__file__).parents[2]
@@ -37,12 +44,42 @@ def test_a_disk_too_small_is_told_before_training(tmp_path, base):
     assert exit_reason(file, 1) in last
 
 
-def test_the_trainers_own_checkpoints_count(tmp_path, base):
-    spec = FineTuningSpec.read(spec_file(tmp_path / "a", base, ROWS, execution={"save_steps": 5}))
+def test_the_trainers_own_checkpoints_take_what_was_estimated(tmp_path, monkeypatch):
+    wide = tmp_path / "wide"
+    new_policy(Shape(hidden_size=128, intermediate_size=256), character_tokenizer(), 0).save_pretrained(wide)
+    character_tokenizer().save_pretrained(wide)
+    file = spec_file(tmp_path / "a", wide, ROWS, execution={"save_steps": 1, "device": "cpu"})
+    own = tmp_path / "a" / "own"
+    Path(file).write_text(json.dumps(json.loads(Path(file).read_text()) | {"work_dir": str(own)}))
+    rotate, sizes = trainer_module.rotate_checkpoints, []
+
+    def measured(**options: Any) -> None:
+        sizes.append(sum(entry.stat().st_size for entry in own.rglob("*") if entry.is_file()))
+        rotate(**options)
+
+    monkeypatch.setattr(trainer_module, "rotate_checkpoints", measured)
+    spec = FineTuningSpec.read(file)
+    needed = needed_bytes(spec)
+    sft(file, Reporter(lambda line: None))
+    assert len(sizes) == 4
+    # Three whole checkpoints, before the oldest goes.
+    assert 0.85 * needed < max(sizes) < needed
+    assert max(sizes) == pytest.approx(3 / 2 * sizes[1], rel=0.01)
+    without = spec.model_copy(update={"work_dir": None})
+    assert needed_bytes(without) == pytest.approx(1.1 * 4 * num_parameters(wide), rel=0.01)
+
+
+def test_adapters_make_small_checkpoints_of_their_own(tmp_path, base):
     # Tied embeddings 99 x 16; per block 4 x 16 x 16 and 3 x 16 x 24 and 2 norms; a last norm.
     assert num_parameters(base) == 99 * 16 + 2 * (4 * 256 + 3 * 384 + 32) + 16
-    own = spec.model_copy(update={"work_dir": tmp_path})
-    assert needed_bytes(own) - needed_bytes(spec) == pytest.approx(1.1 * 2 * 12 * num_parameters(base), abs=1)
+    assert num_adapters(base, 2) == 2 * ((99 + 16) + 2 * (4 * 32 + 3 * 40))
+    for execution, each in (({}, 12), ({"deepspeed": "zero1"}, 20)):
+        folder = tmp_path / execution.get("deepspeed", "plain")
+        spec = FineTuningSpec.read(spec_file(folder, base, ROWS, execution={"save_steps": 5, **execution}))
+        spec = spec.model_copy(update={"work_dir": tmp_path})
+        assert own_bytes(spec) == each * num_parameters(base)
+        adapted = spec.distillation.model_copy(update={"lora": LoraSpec(r=2)})
+        assert own_bytes(spec.model_copy(update={"distillation": adapted})) == each * num_adapters(base, 2)
 
 
 @WITHOUT_GPU
@@ -102,3 +139,14 @@ def test_what_does_not_go_together_is_refused(tmp_path, base, execution, distill
     file = spec_file(tmp_path / "a", base, ROWS, execution=execution, **distillation)
     with pytest.raises(ValidationError, match=message):
         FineTuningSpec.read(file)
+
+
+def test_a_configuration_that_would_round_the_weights_is_refused(tmp_path, base):
+    config = tmp_path / "mine.json"
+    config.write_text(json.dumps({"bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 3}}))
+    given = {"deepspeed": str(config)}
+    assert FineTuningSpec.read(spec_file(tmp_path / "a", base, ROWS, execution=given)).shards_weights
+    for section in ("bf16", "fp16"):
+        config.write_text(json.dumps({section: {"enabled": True}}))
+        with pytest.raises(ValidationError, match=f"{section} holds the weights in 16 bits"):
+            FineTuningSpec.read(spec_file(tmp_path / section, base, ROWS, execution=given))

@@ -6,16 +6,18 @@ import math
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file
+from training.rows import largest_difference
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from si_dagster.training.preference import preference, regression_loss
+from si_dagster.training.preference import dpo_losses, preference, regression_losses
 from si_dagster.training.reporting import Reporter
 
 PAIRS = [("?1_A", "12", "34", 0.9, 0.2), ("?_2A", "34", "12", 0.8, 0.7), ("?3_A", "1432", "1", 0.5, 0.1)]
 SCHEMA = ["prompt", "completion", "rejected_completion", "proxy_utility", "rejected_proxy_utility"]
 
 
-def run(folder, base, method, pairs=PAIRS, **distillation):
+def run(folder, base, method, pairs=PAIRS, execution=None, **distillation):
     """The result of training, and its folder."""
     (folder / "out").mkdir(parents=True)
     pl.DataFrame(pairs, schema=SCHEMA, orient="row").write_parquet(folder / "pairs.parquet")
@@ -33,6 +35,7 @@ def run(folder, base, method, pairs=PAIRS, **distillation):
         "model_dir": str(base),
         "train_files": [str(folder / "pairs.parquet")],
         "distillation": {"method": method, **given, **distillation},
+        "execution": execution or {},
     }
     (folder / "spec.json").write_text(json.dumps(spec))
     lines: list[str] = []
@@ -70,8 +73,8 @@ def test_dpo_begins_at_ln_2_and_prefers_the_accepted(tmp_path, base):
 def test_rpo_adds_the_likelihood_of_the_accepted(tmp_path, base):
     alone, dpo = run(tmp_path / "dpo", base, "dpo")
     both, rpo = run(tmp_path / "rpo", base, "rpo", rpo_alpha=2.0)
-    # ln 2 and twice the mean over 3 + 3 + 5 tokens of the accepted completions.
-    nll = -log_likelihoods(base, 1).sum() / 11
+    # ln 2 and twice the mean of -log π(y) / |y|; the accepted completions have 3, 3 and 5 tokens.
+    nll = (-log_likelihoods(base, 1) / torch.tensor([3, 3, 5])).mean()
     assert both["loss_curve"][0][1] == pytest.approx(math.log(2) + 2 * nll.item(), rel=1e-4)
     assert (log_likelihoods(rpo, 1) > log_likelihoods(dpo, 1)).all()
     assert alone["loss_curve"][0][1] != both["loss_curve"][0][1]
@@ -86,10 +89,28 @@ def test_regression_reaches_the_score_differences(tmp_path, base):
     assert torch.allclose(0.5 * margins(folder, base), differences, atol=0.05)
 
 
-def test_regression_loss_by_hand():
-    # (.5 x 2 - .5)² = .25 and (.5 x -1 - 0)² = .25
-    loss = regression_loss(torch.tensor([2.0, -1.0]), torch.tensor([0.5, 0.0]), beta=0.5)
-    assert loss.item() == pytest.approx(0.25)
+@pytest.mark.parametrize("method", ["dpo", "rpo", "sharpening_dpo"])
+def test_portions_of_a_step_change_nothing(tmp_path, base, method):
+    """Nor where the last step is cut unevenly: 7 pairs in steps of 4 are 4 and 3, in portions of 2 and 1."""
+    pairs = [(f"?{i}A", str(i) * (1 + i % 4), str(9 - i), 0.5 + i / 20, 0.4) for i in range(7)]
+    recipe = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 4}
+    whole, portions = (
+        run(tmp_path / str(most), base, method, pairs, {"device": "cpu", "micro_batch_size": most}, **recipe)
+        for most in (4, 2)
+    )
+    assert whole[0]["steps"] == portions[0]["steps"] == 4
+    losses = [[loss for _, loss in result["loss_curve"]] for result, _ in (whole, portions)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    first, second = (load_file(folder / "model.safetensors") for _, folder in (whole, portions))
+    assert largest_difference(first, second) < 1e-4
+
+
+def test_losses_by_hand():
+    differences = torch.tensor([2.0, -1.0])
+    # -ln σ(.5 x 2) = ln(1 + e^-1) and -ln σ(.5 x -1) = ln(1 + e^.5)
+    assert dpo_losses(differences, beta=0.5).tolist() == pytest.approx([0.3132617, 0.9740770])
+    # (.5 x 2 - .5)² and (.5 x -1 - 0)²
+    assert regression_losses(differences, torch.tensor([0.5, 0.0]), beta=0.5).tolist() == [0.25, 0.25]
 
 
 def test_pairs_with_a_side_too_long_are_left_out(tmp_path, base):

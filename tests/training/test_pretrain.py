@@ -2,10 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from si_dagster.tasks.catalogue import load_task
 from si_dagster.tasks.sudoku4 import is_solution, to_cells
+from si_dagster.training.devices import DeviceError
 from si_dagster.training.pico import character_tokenizer
 from si_dagster.training.pretrain import (
     IGNORED,
@@ -109,6 +111,23 @@ def test_checkpoint_and_result_lie_in_the_output_folder_alone(tmp_path):
 def test_seed_decides_the_weights(tmp_path):
     first, same, other = (run(tmp_path / n, seed)[0] for n, seed in (("a", 1), ("b", 1), ("c", 2)))
     assert first["loss_curve"] == same["loss_curve"] != other["loss_curve"]
+
+
+def test_it_runs_where_it_is_told_to(tmp_path):
+    file = Path(spec_file(tmp_path / "a"))
+    spec = json.loads(file.read_text())
+    file.write_text(json.dumps(spec | {"device": "cpu"}))
+    told = pretrain(str(file), Reporter(print))
+    assert (told["gpu_seconds"], told["peak_gpu_memory_bytes"]) == (0.0, 0)
+    file.write_text(json.dumps(spec | {"device": "cuda"}))
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="no GPU"):
+            pretrain(str(file), Reporter(print))
+        return
+    on_gpu = pretrain(str(file), Reporter(print))
+    assert on_gpu["gpu_seconds"] > 0
+    assert on_gpu["peak_gpu_memory_bytes"] > 0
+    assert on_gpu["final_loss"] == pytest.approx(told["final_loss"], rel=1e-3)
 
 
 def test_it_learns(tmp_path):

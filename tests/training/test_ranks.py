@@ -1,40 +1,64 @@
 """Several processes for real, over gloo: the same training as one process, and ordinary checkpoints.
 
-One run a configuration serves all tests: a process that imports torch, transformers and TRL is what costs.
+All trainings in two processes are made by the same two, one after the other (`training.several`).
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
-from training.rows import spec_file
+from training.rows import largest_difference, spec_file
+from training.shapes import Shape
 
 from si_dagster.engines.base import Prompt, SamplingParams
 from si_dagster.engines.transformers import TransformersEngine
 from si_dagster.training.launch import forget_killed_builds
+from si_dagster.training.pico import character_tokenizer, new_policy
+from si_dagster.training.preference import preference
+from si_dagster.training.reporting import Reporter
+from si_dagster.training.sft import sft
+from si_dagster.training.space import KEPT, own_bytes
+from si_dagster.training.specs import FineTuningSpec
 
 ROOT = Path(__file__).parents[2]
 ROWS = [(f"?{i % 10}{'A' * (1 + i % 3)}", str(i) * (1 + i % 4), 1.0 + i % 2) for i in range(32)]
+PAIRS = [(*row[:2], str(40 - i) * (1 + i % 3), 0.5 + i / 64, i / 64) for i, row in enumerate(ROWS)]
+PAIR_COLUMNS = ["prompt", "completion", "rejected_completion", "proxy_utility", "rejected_proxy_utility"]
 RECIPE = {
     "learning_rate": 1e-2,
-    "max_steps": 6,
+    "max_steps": 4,
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 2,
     "lr_scheduler_type": "constant",
 }
+METHODS = ("sft", "dpo", "rpo", "sharpening_dpo", "dpo lora")
+VARIANTS: dict[str, dict[str, object]] = {"": {}, "lora": {"lora": {}}, "small": {"learning_rate": 1e-6}}
+ZEROS = ("zero1", "zero2", "zero3")
+TOGETHER: dict[str, tuple[str, dict[str, object]]] = {
+    **{f"{method} two": (method, {}) for method in METHODS},
+    **{f"sft {zero}": ("sft", {"deepspeed": zero}) for zero in ZEROS},
+    **{f"{method} {zero}": (method, {"deepspeed": zero}) for method in METHODS[1::2] for zero in ZEROS[1:]},
+    "dpo lora zero2": ("dpo lora", {"deepspeed": "zero2"}),
+    **{f"{zero} bf16": ("sft", {"deepspeed": zero, "bf16": True}) for zero in ZEROS},
+    **{f"{zero} small": ("sft small", {"deepspeed": zero, "bf16": True}) for zero in ZEROS[1:]},
+    **{f"{zero} saving": ("sft", {"deepspeed": zero, "save_steps": 2}) for zero in ZEROS[1:]},
+}
+"""Method, with a variant behind it, and execution of each training in two processes."""
 
 
-def train(folder: Path, base: Path, **execution: object) -> tuple[dict, Path]:
-    """The result of a training in processes of its own, and its checkpoint."""
+def spec_of(folder: Path, base: Path, method: str, execution: dict[str, object]) -> tuple[str, str]:
+    """The trainer of a training, and its spec."""
     (folder / "out").mkdir(parents=True)
-    rows = pl.DataFrame(ROWS, schema=["prompt", "completion", "weight"], orient="row")
+    method, _, variant = method.partition(" ")
+    columns = ["prompt", "completion", "weight"] if method == "sft" else PAIR_COLUMNS
+    rows = pl.DataFrame(ROWS if method == "sft" else PAIRS, schema=columns, orient="row")
     rows.write_parquet(folder / "train.parquet")
     spec = {
         "output_dir": str(folder / "out"),
@@ -42,64 +66,130 @@ def train(folder: Path, base: Path, **execution: object) -> tuple[dict, Path]:
         "seed": 1,
         "model_dir": str(base),
         "train_files": [str(folder / "train.parquet")],
-        "distillation": RECIPE,
+        "distillation": {**RECIPE, "method": method, **VARIANTS[variant]},
         "execution": {"device": "cpu", **execution},
+        "work_dir": str(folder / "own") if "save_steps" in execution else None,
     }
     (folder / "spec.json").write_text(json.dumps(spec))
-    command = ["si_dagster.training.sft", str(folder / "spec.json")]
-    launch = ["si_dagster.training.launch", str(execution["num_processes"])] if execution else []
+    return "sft" if method == "sft" else "preference", str(folder / "spec.json")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy so large that its weights are most of what a checkpoint holds."""
+    folder = tmp_path_factory.mktemp("wide")
+    tokenizer = character_tokenizer()
+    new_policy(Shape(hidden_size=128, intermediate_size=256), tokenizer, seed=0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory, base: Path, wide: Path) -> Path:
+    """A folder with one folder for each of `TOGETHER`, all made by the same two processes."""
+    folder = tmp_path_factory.mktemp("together")
+    trainings = [
+        spec_of(folder / name, wide if "saving" in name else base, method, {"num_processes": 2, **execution})
+        for name, (method, execution) in TOGETHER.items()
+    ]
+    (folder / "list.json").write_text(json.dumps(trainings))
     done = subprocess.run(
-        [sys.executable, "-m", *launch, *command],
+        [
+            sys.executable,
+            "-m",
+            "si_dagster.training.launch",
+            "2",
+            "training.several",
+            str(folder / "list.json"),
+        ],
         cwd=ROOT,
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+            "DS_ACCELERATOR": "cpu",
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         timeout=500,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads((folder / "out" / "result.json").read_text()), folder / "out"
-
-
-Runs = Callable[[str], tuple[dict, Path]]
-
-EXECUTIONS: dict[str, dict[str, object]] = {
-    "one": {},
-    "two": {"num_processes": 2},
-    "zero1": {"num_processes": 2, "deepspeed": "zero1"},
-    "zero2": {"num_processes": 2, "deepspeed": "zero2"},
-    "zero3": {"num_processes": 2, "deepspeed": "zero3"},
-}
+    return folder
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Runs:
-    """The run of that name, made when it is first asked for."""
-    made: dict[str, tuple[dict, Path]] = {}
-
-    def run(name: str) -> tuple[dict, Path]:
-        if name not in made:
-            made[name] = train(tmp_path_factory.mktemp(name), base, **EXECUTIONS[name])
-        return made[name]
-
-    return run
+def alone(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    """A folder with one folder for each method, made by this one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    for method in METHODS:
+        trainer, spec = spec_of(folder / method, base, method, {})
+        (sft if trainer == "sft" else preference)(spec, Reporter(lambda line: None))
+    return folder
 
 
-@pytest.mark.parametrize("name", ["two", "zero1", "zero2", "zero3"])
-def test_two_ranks_train_as_one_at_the_same_batch(runs, name):
-    (one, alone), (two, together) = runs("one"), runs(name)
-    assert two["steps"] == one["steps"] == 6
-    assert two["peak_memory_bytes"] > 1.5 * one["peak_memory_bytes"] > 1e8
-    assert two["peak_gpu_memory_bytes"] == 0
-    losses = [[loss for _, loss in result["loss_curve"]] for result in (one, two)]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-    assert losses[0][-1] < losses[0][0] - 0.3
-    first, second = (load_file(folder / "model.safetensors") for folder in (alone, together))
-    assert {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in second.items()}
-    assert max((first[k] - second[k]).abs().max().item() for k in first) < 2e-3
+def made(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The loss of every step, and the weights."""
+    result = json.loads((folder / "out" / "result.json").read_text())
+    assert result["steps"] == RECIPE["max_steps"]
+    return [loss for _, loss in result["loss_curve"]], load_file(folder / "out" / "model.safetensors")
 
 
-def test_weights_gathered_from_shards_are_a_checkpoint_of_the_engine(runs):
-    _, folder = runs("zero3")
+@pytest.mark.parametrize(
+    "name", [name for name in TOGETHER if not name.endswith(("bf16", "small", "saving"))]
+)
+def test_two_ranks_train_as_one_at_the_same_batch(base, alone, together, name):
+    """The reference of preference methods is whole with `zero2` and lies in shards with `zero3`."""
+    losses, weights = made(alone / TOGETHER[name][0])
+    losses_of_two, weights_of_two = made(together / name)
+    assert losses_of_two == pytest.approx(losses, rel=1e-3)
+    assert largest_difference(weights, load_file(base / "model.safetensors")) > 1e-2
+    assert {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in weights_of_two.items()}
+    assert largest_difference(weights, weights_of_two) < 2e-3
+
+
+def test_memory_is_that_of_all_ranks(together):
+    folder = together / "sft two"
+    told = json.loads((folder / "out" / "result.json").read_text())
+    peaks = [int((folder / f"peak.{rank}").read_text()) for rank in (0, 1)]
+    assert 1e8 < 1.2 * max(peaks) < told["peak_memory_bytes"] <= sum(peaks)
+    assert told["peak_gpu_memory_bytes"] == 0
+
+
+@pytest.mark.parametrize("zero", ZEROS)
+def test_bfloat16_computes_coarsely_over_weights_that_are_never_rounded(base, together, zero):
+    plain, coarse = (made(together / name) for name in (f"sft {zero}", f"{zero} bf16"))
+    assert coarse[0] != plain[0]
+    assert coarse[0] == pytest.approx(plain[0], rel=0.02)
+    before = load_file(base / "model.safetensors")
+    for name, tensor in coarse[1].items():
+        assert tensor.dtype == torch.float32
+        if tensor.ndim == 2:  # norms are ones at first, and near ones many a number is coarse by itself
+            assert (tensor != tensor.bfloat16().float()).float().mean() > 0.9, name
+            assert not torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("zero", ZEROS[1:])
+def test_small_updates_are_kept_in_bfloat16(base, together, zero):
+    """Four steps of at most 10^-6; bfloat16 has no number that near to any weight of the base."""
+    before, (_, after) = load_file(base / "model.safetensors"), made(together / f"{zero} small")
+    assert largest_difference(before, after) < 5e-6
+    matrices = [name for name, tensor in before.items() if tensor.ndim == 2]
+    assert all((before[name] != after[name]).float().mean() > 0.9 for name in matrices)
+
+
+@pytest.mark.parametrize("zero", ZEROS[1:])
+def test_deepspeeds_own_checkpoints_are_as_large_as_estimated(together, zero):
+    folder = together / f"{zero} saving"
+    left = [path for path in (folder / "own").glob("checkpoint-*") if path.is_dir()]
+    assert len(left) == KEPT == 2
+    measured = max(sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) for path in left)
+    estimated = own_bytes(FineTuningSpec.read(folder / "spec.json"))
+    assert measured < 1.1 * estimated
+    assert measured > (0.9 if zero == "zero2" else 0.7) * estimated
+
+
+def test_weights_gathered_from_shards_are_a_checkpoint_of_the_engine(together):
+    folder = together / "dpo zero3" / "out"
     engine = TransformersEngine(folder)
     ((completion,),) = engine.generate([Prompt("a", "?1A")], SamplingParams(temperature=0.0, max_tokens=4))
     engine.close()
