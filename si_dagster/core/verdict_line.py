@@ -62,9 +62,9 @@ _CORRECT_IS_A_VALUE = re.compile(
 )
 """What is right instead, as in "correct: 12", and no word on what was judged; "correct: 3 + 2 = 5" is one."""
 _CLAUSE_END = re.compile(
-    r"[.,](?![0-9])|[;:!()\[\]{}<>|/=\t\u2013\u2014\u2192\u3002\uff0c]|(?<!\S)-{1,3}>?(?!\S)|-{2,3}"
+    r"[.,](?![0-9])|(?<![0-9])/|/(?![0-9])|[;:!()\[\]{}<>|=\t\u2013\u2014\u2192\u3002\uff0c]|(?<!\S)-{1,3}>?(?!\S)|-{2,3}"
 )
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[?\u274c\u2717\u2718\u2716]")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[?\u274c\u2717\u2718\u2716\U0001f44e\U0001f6ab]")
 
 _POSITIVE = frozenset(("correct", "right", "true"))
 _NEGATIVE = re.compile(r"incorrect|(?:wrong(?:ly)?|false|untrue)$")
@@ -132,7 +132,8 @@ _BEHIND_CORRECT = _words(
 _CONTRASTS = _words(
     "but however although though except yet despite nevertheless nonetheless while whereas albeit ",
     "otherwise instead apart unclear unsure uncertain maybe perhaps possibly partly partial partially",
-    "mostly largely somewhat wait reconsider reconsidering retract \u274c \u2717 \u2718 \u2716",
+    "mostly largely somewhat wait reconsider reconsidering retract",
+    "\u274c \u2717 \u2718 \u2716 \U0001f44e \U0001f6ab",
 )
 """Beside "correct" they take something of it back."""
 _CONDITIONS = _words("if unless provided assuming supposing whether only almost nearly half")
@@ -273,10 +274,10 @@ def _is_number_of_answer(words: Sequence[str], at: int) -> bool:
 def _names_a_value(clauses: Sequence[Sequence[str]], at: int) -> bool:
     """Whether "correct" seems to be said of a number beside it: "12, correct", "correct answer, 12"."""
     ahead = [word for clause in clauses[:at] for word in clause]
-    bare = any(word[0].isdigit() for word in ahead) and _NOUNS.isdisjoint(ahead)
+    bare = any(word[0].isdigit() for word in ahead) and _NOUNS.isdisjoint([*ahead, *clauses[at]])
     following = clauses[at + 1][0] if at + 1 < len(clauses) else ""
     names = clauses[at][-1] in _NOUNS and _COPULAS.isdisjoint(clauses[at])
-    return bare or (names and following[:1].isdigit())
+    return (bare and ahead[0] not in _BEHIND_CORRECT) or (names and following[:1].isdigit())
 
 
 def _hesitates(clause: Sequence[str]) -> bool:
@@ -290,7 +291,7 @@ def _takes_back(clause: Sequence[str]) -> bool:
     if not _CONTRASTS.isdisjoint(clause) or clause[0] in _CONDITIONS or "?" in clause:
         return True
     if not any(map(_FAULT.match, clause)) and (
-        _negates(clause[-1]) or (len(clause) == 2 and _negates(clause[0]))
+        _negates(clause[-1]) or (len(clause) == 2 and _negates(clause[0]) and not clause[1][0].isdigit())
     ):
         return True  # "correct, not really", "the answer is not"
     return any(_is_fault(clause, i) or _is_denied(clause, i) for i in range(len(clause)))
