@@ -40,7 +40,6 @@ CODE_VERSIONS = {
     **dict.fromkeys(ANALYSES, "2"),
     **dict.fromkeys(
         (
-            "threshold_sweep",
             "cross_verification",
             "scaling",
             "verifier_quality",
@@ -50,6 +49,7 @@ CODE_VERSIONS = {
         ),
         "3",
     ),
+    "threshold_sweep": "4",
 }
 """Raised when the code of a stage changes its numbers: part of every fingerprint of that stage."""
 

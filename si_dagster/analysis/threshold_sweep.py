@@ -19,7 +19,7 @@ from si_dagster.core.fingerprint import derive_seed
 from si_dagster.core.intervals import MeansAboveZero, means_above_zero
 from si_dagster.core.multiplicity import holm
 from si_dagster.core.samples import mean_or_nan, per_sample
-from si_dagster.core.sweep import GapCurve, gap_of_kept, kept_at_quantiles, kept_at_thresholds
+from si_dagster.core.sweep import gap_of_kept, kept_at_quantiles, kept_at_thresholds
 
 TITLE = "Threshold sweep"
 CARD = """What other thresholds would have kept, from stored verifications alone: every verification and
@@ -161,7 +161,8 @@ def _candidate_rows(
     conventions = (study.weighting.no_survivors, study.analysis.saturated)
     curve = gap_of_kept(samples.utilities, candidate.kept, samples.offsets, QUANTILES, *conventions)
     confidence = study.analysis.confidence
-    on_all = means_above_zero(curve.gap_per_prompt, confidence)
+    on_all = {"gap": curve.gap_per_prompt, **curve.values_per_prompt()}
+    tested = {name: means_above_zero(values, confidence) for name, values in on_all.items()}
     scoring = means_above_zero(curve.gap_per_prompt[~choosing], confidence)
     chosen_on = [mean_or_nan(column) for column in curve.gap_per_prompt[choosing].T]
     best = int(np.nanargmax(chosen_on)) if not np.isnan(chosen_on).all() else -1
@@ -172,20 +173,12 @@ def _candidate_rows(
             "rule": candidate.rule,
             "quantile": float(quantile),
             "threshold": float(candidate.thresholds[c]),
-            **_interval("gap", on_all, c),
-            **_of_curve(curve, c),
+            **{key: end for name, found in tested.items() for key, end in _interval(name, found, c).items()},
             "choosing_gap": chosen_on[c],
             **_interval("scoring_gap", scoring, c),
             "is_chosen": c == best,
             "p_value": float(scoring.p_value[c]),
         }
-
-
-def _of_curve(curve: GapCurve, c: int) -> dict[str, float]:
-    return {
-        name: float(getattr(curve, name)[c])
-        for name in ("relative_gap", "pooled_gap", "coverage", "retained")
-    }
 
 
 def _interval(name: str, tested: MeansAboveZero, c: int) -> dict[str, float]:

@@ -229,6 +229,28 @@ def means_above_zero(columns: np.ndarray, confidence: float = 0.95) -> MeansAbov
     return MeansAboveZero(mean, mean - width, mean + width, p_value)
 
 
+def linearised_ratio(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+    """Values of prompts whose mean is Σ numerators / Σ denominators and whose spread tells that of it.
+
+    The delta method: r + (a_i - r b_i) / mean b, so that `means_above_zero` serves for ratios of sums too.
+
+    Args:
+        numerators: Shape (num_prompts, num_statistics), without NaN.
+        denominators: The same shape.
+
+    Returns:
+        The same shape; NaN where denominators sum to 0.
+
+    Examples:
+        (1 + 3) / (2 + 2) = 1; the prompts say 1/2 and 3/2:
+
+        >>> linearised_ratio(np.array([[1.0], [3.0]]), np.array([[2.0], [2.0]])).T.tolist()
+        [[0.5, 1.5]]
+    """
+    ratio = divide_or_nan(numerators.sum(axis=0), denominators.sum(axis=0))
+    return ratio + divide_or_nan(numerators - ratio * denominators, denominators.mean(axis=0))
+
+
 def resampled_sums(columns: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
     """Sums of each column over prompts drawn with replacement, num_prompts of them in each resample.
 

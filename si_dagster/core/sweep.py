@@ -19,6 +19,7 @@ from si_dagster.core.gap import (
     fill_no_survivors,
     relative_gap_per_prompt,
 )
+from si_dagster.core.intervals import linearised_ratio
 from si_dagster.core.samples import (
     blocks_of_equal_size,
     check_layout,
@@ -45,7 +46,12 @@ class GapCurve:
         retained: Share of graded samples that stay.
         coverage: Share of graded prompts of which a graded sample stays.
         gap_per_prompt: NaN where nothing was graded (and, under `skip`, where nothing stays); shape
-            (num_prompts, num_cuts).
+            (num_prompts, num_cuts), like the two that follow.
+        kept_per_prompt: Graded samples that stay.
+        hits_per_prompt: Their summed utility.
+        expected_per_prompt: J_x, NaN where nothing was graded; shape (num_prompts,).
+        graded_per_prompt: Graded samples; shape (num_prompts,).
+        saturated: Convention of the relative gap.
     """
 
     cuts: np.ndarray
@@ -56,6 +62,29 @@ class GapCurve:
     retained: np.ndarray
     coverage: np.ndarray
     gap_per_prompt: np.ndarray
+    kept_per_prompt: np.ndarray
+    hits_per_prompt: np.ndarray
+    expected_per_prompt: np.ndarray
+    graded_per_prompt: np.ndarray
+    saturated: Saturated
+
+    def values_per_prompt(self) -> dict[str, np.ndarray]:
+        """Values of each prompt whose mean is `relative_gap`, `pooled_gap`, `retained` and `coverage`.
+
+        Those that are ratios of sums over all prompts are linearised; prompts without a graded sample are
+        left out or NaN. What `intervals.means_above_zero` needs, a column a cut.
+        """
+        known = self.graded_per_prompt > 0.0
+        expected = np.broadcast_to(self.expected_per_prompt[:, None], self.gap_per_prompt.shape)
+        kept, hits = self.kept_per_prompt[known], self.hits_per_prompt[known]
+        graded = np.broadcast_to(self.graded_per_prompt[known, None], kept.shape)
+        of_all = linearised_ratio(expected[known] * graded, graded)
+        return {
+            "relative_gap": relative_gap_per_prompt(self.gap_per_prompt, expected, self.saturated),
+            "pooled_gap": linearised_ratio(hits, kept) - of_all,
+            "retained": linearised_ratio(kept, graded),
+            "coverage": (kept > 0.0).astype(np.float64),
+        }
 
 
 def gap_by_quantile(
@@ -301,6 +330,8 @@ def _curve(
     gap = reweighted - expected[:, None]
     relative_gap = relative_gap_per_prompt(gap, np.broadcast_to(expected[:, None], gap.shape), saturated)
     num_graded = int((~np.isnan(utilities)).sum())
+    all_graded = num_graded == len(utilities)  # the usual case, spared a sum
+    graded = np.diff(offsets) if all_graded else sum_per_prompt(~np.isnan(utilities), offsets)
     num_prompts = int((~np.isnan(expected)).sum())
     columns = range(len(cuts))
     return GapCurve(
@@ -312,4 +343,9 @@ def _curve(
         retained=divide_or_nan(kept.sum(axis=0), np.array(num_graded)),
         coverage=divide_or_nan((kept > 0.0).sum(axis=0), np.array(num_prompts)),
         gap_per_prompt=gap,
+        kept_per_prompt=kept,
+        hits_per_prompt=hits,
+        expected_per_prompt=expected,
+        graded_per_prompt=graded,
+        saturated=saturated,
     )

@@ -54,10 +54,12 @@ _THRESHOLD_SWEEP = TableStage(
             True,
         ),
         *interval_columns("gap", "J(f[w]) - J(f) on all evaluation prompts; t interval, not adjusted."),
-        Column("relative_gap", "float", "Mean over prompts of gap_x / (1 - J_x).", True),
-        Column("pooled_gap", "float", "Mean utility of all that is kept less that of all samples.", True),
-        Column("coverage", "float", "Share of prompts of which something is kept.", True),
-        Column("retained", "float", "Share of samples kept.", True),
+        *_with_interval("relative_gap", "Mean over prompts of gap_x / (1 - J_x); t interval."),
+        *_with_interval(
+            "pooled_gap", "Mean utility of all that is kept less that of all samples; t interval."
+        ),
+        *_with_interval("coverage", "Share of prompts of which something is kept; t interval."),
+        *_with_interval("retained", "Share of samples kept; t interval."),
         Column("choosing_gap", "float", "Gap on the half of the prompts that cuts are chosen on.", True),
         *interval_columns("scoring_gap", "Gap on the other half; t interval, not adjusted."),
         Column("is_chosen", "bool", "The best cut of its verification and rule on the choosing half."),

@@ -7,6 +7,8 @@ from analysis.made_up import drawn, noisy, scored, study
 
 from si_dagster.analysis.threshold_sweep import QUANTILES, choosing_half, shown, sweep_rows
 from si_dagster.core.gap import estimate_gap
+from si_dagster.core.intervals import resampled_sums
+from si_dagster.core.samples import sum_per_prompt
 from si_dagster.core.weighting import quantile_weights
 from si_dagster.store.schemas import TABLES
 
@@ -57,8 +59,29 @@ def test_gaps_equal_the_estimator_on_the_same_weights(swept: pl.DataFrame) -> No
     for name in ("gap", "relative_gap", "pooled_gap", "coverage", "retained"):
         assert row[name] == pytest.approx(getattr(expected, name))
     # Two constructions of one interval: t over prompts, and the bootstrap of prompts.
-    assert row["gap_low"] == pytest.approx(expected.gap_low, abs=0.005)
-    assert row["gap_high"] == pytest.approx(expected.gap_high, abs=0.005)
+    for end in ("low", "high"):
+        for name in ("gap", "relative_gap"):
+            assert row[f"{name}_{end}"] == pytest.approx(getattr(expected, f"{name}_{end}"), abs=0.01)
+
+
+def test_intervals_of_ratios_over_all_prompts_are_those_of_the_bootstrap(swept: pl.DataFrame) -> None:
+    """A global threshold keeps all of some prompts and nothing of others."""
+    samples = three_verifiers()
+    u, offsets = samples.utilities, samples.offsets
+    for row in swept.filter(
+        pl.col("verification") == "multiple_choice", pl.col("rule") == "threshold", pl.col("quantile") > 0.5
+    ).iter_rows(named=True):
+        kept = samples.scores["multiple_choice"] >= row["threshold"]
+        columns = [sum_per_prompt(values, offsets) for values in (kept * u, kept, u, np.ones(len(u)))]
+        hits, stays, right, all_samples = resampled_sums(np.column_stack(columns), 1000, 0).T
+        covered = (columns[1] > 0).astype(float)
+        for name, draws in (
+            ("pooled_gap", hits / stays - right / all_samples),
+            ("retained", stays / all_samples),
+            ("coverage", resampled_sums(covered[:, None], 1000, 0)[:, 0] / len(covered)),
+        ):
+            ends = np.quantile(draws, [0.025, 0.975])
+            assert [row[f"{name}_low"], row[f"{name}_high"]] == pytest.approx(ends, abs=0.006), name
 
 
 def test_two_verifiers_together_beat_either_alone(swept: pl.DataFrame) -> None:
