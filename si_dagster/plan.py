@@ -43,13 +43,13 @@ CODE_VERSIONS = {
             "cross_verification",
             "scaling",
             "verifier_quality",
-            "verifier_overlap",
-            "baselines",
+            "ablations",
             "other_gaps",
         ),
         "3",
     ),
-    "threshold_sweep": "4",
+    **dict.fromkeys(("verifier_overlap", "baselines"), "4"),
+    "threshold_sweep": "5",
 }
 """Raised when the code of a stage changes its numbers: part of every fingerprint of that stage."""
 
@@ -525,7 +525,7 @@ class Plan:
         analysis = self.study.analysis.model_dump(mode="json", exclude={"pass_at_k", "greedy"})
         fields = {
             **self._scoring_fields(spec),
-            "weighting": {**self._rule_fields(spec), "no_survivors": self.study.weighting.no_survivors},
+            "weighting": {**self._rule_fields(spec), **self._no_survivors_fields()},
             "analysis": {**analysis, "pass_at_k": list(self.study.pass_at_k())},
             "seed": self.study.seed,
         }
@@ -547,9 +547,14 @@ class Plan:
                 inputs |= self._scored(spec, iteration - 1, cell, split, "previous_verifications")
         return self._node(self.address("gap_metrics", iteration, cell, part), fields, inputs)
 
+    def _no_survivors_fields(self) -> dict[str, str]:
+        convention = self.study.weighting.no_survivors
+        # Until this was there, intervals held the pooled utility fixed.
+        return {"no_survivors": convention} | ({"pooled": "resampled"} if convention == "pooled" else {})
+
     def _analysis(self, analysis: Analysis) -> Node:
         """Of all iterations, models and tasks; it is made from those that are there."""
-        weighting = {**self.study.weighting.rule_fields(), "no_survivors": self.study.weighting.no_survivors}
+        weighting = {**self.study.weighting.rule_fields(), **self._no_survivors_fields()}
         fields = {
             "weighting": {**weighting, "verification": self.study.weighting_verification().name},
             "analysis": self.study.analysis.model_dump(mode="json", exclude={"pass_at_k", "greedy"}),

@@ -14,6 +14,7 @@ import polars as pl
 
 from si_dagster.analysis.data import ScoredSamples, StudyData, columns_of, table
 from si_dagster.analysis.table import text_rows
+from si_dagster.core.diversity import vote_shares
 from si_dagster.core.gap import expected_utility, gap_per_prompt, relative_gap_per_prompt
 from si_dagster.core.intervals import bootstrap_mean
 from si_dagster.core.samples import divide_or_nan, sum_per_prompt
@@ -22,6 +23,8 @@ from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.stages.samples import floats
 from si_dagster.stages.weighting import proxy_utilities, rule_weights, scores_and_weights
 from si_dagster.study import Scorer, VerificationSpec
+from si_dagster.verification.catalogue import load_method
+from si_dagster.verification.majority_vote import MajorityVote
 
 TITLE = "Fewer generations, fewer verifications"
 CARD = """The gap with fewer generations a prompt (n) and fewer verifications of each (M), by subsampling what
@@ -32,8 +35,9 @@ Reads: utilities, verifications of all iterations.
 Writes: one row a verification, factor and level.
 """
 READING = """n: generations a prompt, cut into disjoint blocks and averaged over them. M: verifications a
-generation, where the study drew several. A relative gap leaves out blocks in which every answer is right, so
-at small n it is of harder prompts."""
+generation, where the study drew several. Votes are counted anew in each block; of tournaments, whose matches
+would have been others, there are no smaller n. A relative gap leaves out blocks in which every answer is
+right, so at small n it is of harder prompts."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ def rows(data: StudyData) -> pl.DataFrame:
 def _of(samples: ScoredSamples, spec: Scorer) -> Iterator[dict[str, Any]]:
     size = int(np.diff(samples.offsets).min())
     for n in levels(size)[1:]:  # of one generation nothing can be chosen: its gap is 0
-        yield _row(samples, spec, "n", n, subsampled_gap(samples, spec, n))
+        if (found := subsampled_gap(samples, spec, n)) is not None:
+            yield _row(samples, spec, "n", n, found)
     if not isinstance(spec, VerificationSpec):
         return
     most = int(samples.verifications[spec.name]["verification_index"].max() or 0) + 1  # pyright: ignore[reportArgumentType, reportOperatorIssue]
@@ -73,16 +78,41 @@ def levels(most: int) -> list[int]:
     return [2**i for i in range(most.bit_length()) if 2**i < most] + [most]
 
 
-def subsampled_gap(samples: ScoredSamples, spec: Scorer, n: int) -> SubsampledGap:
-    """The gap had n generations a prompt been drawn: each block of n counts as a prompt, then the mean."""
+def subsampled_gap(samples: ScoredSamples, spec: Scorer, n: int) -> SubsampledGap | None:
+    """The gap had n generations a prompt been drawn: each block of n counts as a prompt, then the mean.
+
+    `None` where a score cannot be had of the block alone: a tournament would have played other matches.
+    """
     sizes = np.diff(samples.offsets)
     num_blocks = sizes // n
     within = np.arange(len(samples.utilities)) - np.repeat(samples.offsets[:-1], sizes)
     chosen = within < np.repeat(num_blocks * n, sizes)
     block_offsets = np.arange(int(num_blocks.sum()) + 1) * n
-    scores = {name: samples.scores[name][chosen] for name in spec.sources}
+    scores = {}
+    for name in spec.sources:
+        of_blocks = _scores_of_blocks(samples, samples.study.verification_named(name), chosen, block_offsets)
+        if of_blocks is None:
+            return None
+        scores[name] = of_blocks
     _, weights = scores_and_weights(samples.study, spec, scores, block_offsets, samples.study.seed)
     return _mean_of_blocks(samples, samples.utilities[chosen], weights, block_offsets, num_blocks)
+
+
+def _scores_of_blocks(
+    samples: ScoredSamples, spec: VerificationSpec, chosen: np.ndarray, block_offsets: np.ndarray
+) -> np.ndarray | None:
+    """Scores as if the samples of a block were all that the prompt has; `None` where nobody can tell.
+
+    Methods that compare answers scored them among all n: votes are counted anew, matches cannot be.
+    """
+    method = load_method(spec.method)
+    if not method.compares or np.array_equal(block_offsets, samples.offsets):
+        scores = samples.parsed[spec.name][chosen]
+    elif isinstance(method, MajorityVote):
+        scores = vote_shares(samples.policy.answers[chosen], block_offsets)
+    else:
+        return None
+    return fill_unparsed(scores, block_offsets, spec.unparsed_policy)
 
 
 def fewer_verifications_gap(

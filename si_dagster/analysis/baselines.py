@@ -14,13 +14,15 @@ import polars as pl
 from si_dagster.analysis.ablations import subsampled_gap
 from si_dagster.analysis.data import ScoredSamples, StudyData, columns_of, table
 from si_dagster.analysis.table import text_rows
+from si_dagster.core.diversity import vote_shares
 from si_dagster.core.fingerprint import derive_seed
 from si_dagster.core.intervals import UNKNOWN, bootstrap_mean, paired_difference
-from si_dagster.core.samples import per_sample, sum_per_prompt
+from si_dagster.core.samples import max_per_prompt, per_sample, sum_per_prompt
 from si_dagster.core.weighting import best_weights
 from si_dagster.stages.conventions import bootstrap_options
 from si_dagster.store.layout import Address
 from si_dagster.study import Scorer
+from si_dagster.verification.catalogue import load_method
 
 TITLE = "Baselines at the same cost"
 CARD = """Each verification beside a random filter, the majority vote, itself at equal cost, and the oracle.
@@ -33,9 +35,10 @@ prompt, on all generations and on so few that both cost the same.
 READING = """Advantage is the gap of the verification less that of the baseline, paired by prompt. The random
 filter keeps as many answers of each prompt as the verification does; the majority vote keeps the most common
 answer of each prompt. Same cost is the verification on so few generations that generating and verifying them
-costs what generating all n did; advantage at the same cost is its gap less that of the baseline, which has
-all n: whether a budget is better spent on verifying. The oracle filter reads ground truth: a bound, not a
-method."""
+costs about what generating all n did, rather more: the bound is from above, in favour of verifying. Of
+tournaments there is none, since fewer answers would have played other matches. Advantage at the same cost is
+its gap less that of the baseline, which has all n: whether a budget is better spent on verifying. The oracle
+filter reads ground truth: a bound, not a method."""
 
 SAME_COST = "same_cost"
 
@@ -64,10 +67,11 @@ def _of_verification(data: StudyData, samples: ScoredSamples, spec: Scorer) -> I
         "majority_vote": (samples.gap_per_prompt(majority_filter(samples)), size),
         "oracle_filter": (samples.gap_per_prompt(np.nan_to_num(samples.utilities)), size),
     }
-    affordable = 0 if cost is None else int(size / (1.0 + cost))
-    if affordable:
-        baselines[SAME_COST] = (subsampled_gap(samples, spec, affordable).gap, affordable)
-    how, (fewer, _) = bootstrap_options(samples.study), baselines.get(SAME_COST, (None, 0))
+    num_affordable = 0 if cost is None else affordable(size, cost, prompt_share(data, samples))
+    fewer = subsampled_gap(samples, spec, num_affordable) if num_affordable else None
+    if fewer is not None:
+        baselines[SAME_COST] = (fewer.gap, num_affordable)
+    how = bootstrap_options(samples.study)
     for name, (gaps, num_generations) in baselines.items():
         yield {
             **samples.keys,
@@ -80,7 +84,7 @@ def _of_verification(data: StudyData, samples: ScoredSamples, spec: Scorer) -> I
             **columns_of("advantage", paired_difference(ours, gaps, **how)),
             **columns_of(
                 "same_cost_advantage",
-                UNKNOWN if fewer is None or name == SAME_COST else paired_difference(fewer, gaps, **how),
+                UNKNOWN if fewer is None or name == SAME_COST else paired_difference(fewer.gap, gaps, **how),
             ),
         }
 
@@ -96,32 +100,52 @@ def random_filter_gap(samples: ScoredSamples, weights: np.ndarray) -> np.ndarray
 
 def majority_filter(samples: ScoredSamples) -> np.ndarray:
     """Weight 1 for the most common answer of each prompt, or answers where several are; never for none."""
-    answers, offsets = samples.policy.answers, samples.offsets
-    prompts = per_sample(np.arange(len(offsets) - 1), offsets)
-    answered = answers >= 0
-    pairs, inverse, counts = np.unique(
-        prompts[answered] * (answers.max(initial=0) + 1) + answers[answered],
-        return_inverse=True,
-        return_counts=True,
-    )
-    most = np.zeros(len(offsets) - 1, dtype=np.int64)
-    np.maximum.at(most, pairs // (answers.max(initial=0) + 1), counts)
-    weights = np.zeros(len(answers))
-    weights[answered] = counts[inverse] == most[prompts[answered]]
-    return weights
+    votes, offsets = vote_shares(samples.policy.answers, samples.offsets), samples.offsets
+    return (votes == per_sample(max_per_prompt(votes, offsets), offsets)).astype(np.float64)
+
+
+def affordable(size: int, cost: float, share: float = 0.0) -> int:
+    """The most generations that can be drawn and verified for what drawing `size` of them cost.
+
+    An upper bound where equal answers are verified once: fewer answers have fewer equal ones among them.
+
+    Args:
+        size: Generations a prompt.
+        cost: Of verifying them all, over that of drawing them.
+        share: Of the cost of drawing that the reading of prompts is, and stays however few are drawn.
+
+    Examples:
+        Verifying costs what drawing does, so 8 buy 8 / 2; half of that spent on prompts, 8 · .5 / (.5 + 1):
+
+        >>> affordable(8, 1.0), affordable(8, 1.0, 0.5), affordable(8, 0.0)
+        (4, 2, 8)
+    """
+    return int(size * (1.0 - share) / (1.0 - share + cost)) if cost else size
+
+
+def prompt_share(data: StudyData, samples: ScoredSamples) -> float:
+    """Share of the tokens of generating that were prompts, each read once for all its samples; or 0."""
+    cell = (samples.study.name, samples.iteration)
+    address = Address(*cell, "generations", samples.model, samples.task, samples.split)
+    names = ("prompt_tokens", "cached_tokens", "completion_tokens")
+    read, cached, drawn = (data.told(address, name) or 0.0 for name in names)
+    return (read - cached) / (read - cached + drawn) if drawn else 0.0
 
 
 def relative_cost(data: StudyData, samples: ScoredSamples, spec: Scorer) -> float | None:
-    """FLOPs of verifying over those of generating; `None` where any was not told.
+    """FLOPs of verifying over those of generating, of all runs that made them; `None` where any is not told.
 
-    An ensemble costs what its members do. An artifact that was broken off and resumed tells the cost of its
-    last run alone.
+    An ensemble costs what its members do, those nothing that call no verifier.
     """
     cell = (samples.study.name, samples.iteration)
     of = (samples.model, samples.task)
     generated = data.told(Address(*cell, "generations", *of, samples.split), "flops")
-    parts = [Address(*cell, "verifications", *of, f"{samples.split}.{name}") for name in spec.sources]
-    verified = [data.told(part, "flops") for part in parts]
+    methods = {name: load_method(samples.study.verification_named(name).method) for name in spec.sources}
+    verified = [
+        data.told(Address(*cell, "verifications", *of, f"{samples.split}.{name}"), "flops")
+        for name, method in methods.items()
+        if method.calls_verifier
+    ]
     known = [flops for flops in verified if flops is not None]
     return sum(known) / generated if generated and len(known) == len(verified) else None
 

@@ -81,12 +81,15 @@ class ScoredSamples:
         return {name: proxy_utilities(rows, keep_index=False) for name, rows in self.verifications.items()}
 
     @cached_property
+    def parsed(self) -> dict[str, np.ndarray]:
+        """Verification name -> scores as they were read, NaN if unparsed; shape (num_samples,)."""
+        return {spec.name: floats(self.tables[spec.name]["proxy_utility"]) for spec in self.specs}
+
+    @cached_property
     def scores(self) -> dict[str, np.ndarray]:
         """Verification name -> scores, unparsed ones dealt with as the study says; shape (num_samples,)."""
         return {
-            spec.name: fill_unparsed(
-                floats(self.tables[spec.name]["proxy_utility"]), self.offsets, spec.unparsed_policy
-            )
+            spec.name: fill_unparsed(self.parsed[spec.name], self.offsets, spec.unparsed_policy)
             for spec in self.specs
         }
 

@@ -18,8 +18,10 @@ from si_dagster.analysis.table import interval_text
 from si_dagster.core.fingerprint import derive_seed
 from si_dagster.core.intervals import MeansAboveZero, means_above_zero
 from si_dagster.core.multiplicity import holm
-from si_dagster.core.samples import mean_or_nan, per_sample
+from si_dagster.core.samples import offsets_of_subset, per_sample
 from si_dagster.core.sweep import gap_of_kept, kept_at_quantiles, kept_at_thresholds
+from si_dagster.core.weighting import fill_unparsed
+from si_dagster.stages.weighting import scores_and_weights
 
 TITLE = "Threshold sweep"
 CARD = """What other thresholds would have kept, from stored verifications alone: every verification and
@@ -34,10 +36,11 @@ Writes: one row a cut: gap on all prompts and on either half, p-values, coverage
 rows that would enter and leave.
 """
 READING = """Gap of the best cut of each verification and rule: placed (a tau is a quantile of scores) and
-chosen on one half of the evaluation prompts, scored on the other. p is one-sided (the gap is not above 0),
-adjusted by Holm over all cuts of that iteration, model and task. Entering and leaving count training rows
-against the study's own rule, before caps. Ensembles are those of the study, and `and`, `or`, `mean_rank` and
-`agreement` of all its verifications; members are cut alike. Oracle and random are bounds, and not tested."""
+chosen on one half of the evaluation prompts, scored on the other. p is one-sided (the gap is not above 0;
+none where gaps are all equal), adjusted by Holm over all cuts of that iteration, model and task. Entering and
+leaving count training rows against the study's own rule, before caps. Ensembles are those of the study, and
+`and`, `or`, `mean_rank` and `agreement` of all its verifications; members are cut alike. Oracle and random
+are bounds, and not tested."""
 
 READ = ("prompt_id", "sample_index", "utility")
 """Of utilities."""
@@ -79,14 +82,14 @@ def sweep_rows(held_out: ScoredSamples, train: ScoredSamples | None) -> pl.DataF
     """The sweep of one iteration of one model on one task; `train` is `None` in the last iteration."""
     choosing = choosing_half(len(held_out.offsets) - 1, held_out.study.seed)
     on_choosing = per_sample(choosing, held_out.offsets)
-    taus = global_thresholds({name: scores[on_choosing] for name, scores in held_out.scores.items()})
+    taus = global_thresholds({name: scores[on_choosing] for name, scores in held_out.parsed.items()})
     # What only teaches has no scores of training prompts: ensembles of all have other members there.
     alike = {spec.name for spec in held_out.scorers if train is not None and spec in train.scorers}
     differences = {} if train is None else training_differences(train, taus)
     differences = {key: counts for key, counts in differences.items() if key[1] in alike}
     rows = [
         row | differences.get((row["kind"], row["verification"], row["rule"], row["quantile"]), {})
-        for candidate in candidates(held_out, taus)
+        for candidate in candidates(held_out, filled_by_half(held_out, choosing), taus)
         for row in _candidate_rows(candidate, held_out, choosing)
     ]
     return table([held_out.keys | row for row in _with_holm(rows)])
@@ -96,6 +99,23 @@ def choosing_half(num_prompts: int, seed: int) -> np.ndarray:
     """Which prompts cuts are chosen on: half of them by lot, the same in every iteration; bool."""
     lots = np.random.default_rng(derive_seed(seed, "choosing_half")).permutation(num_prompts)
     return lots < num_prompts // 2
+
+
+def filled_by_half(samples: ScoredSamples, choosing: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores of each verification; under `neutral` each half of the prompts is filled from itself alone.
+
+    Args:
+        samples: Of evaluation prompts.
+        choosing: From `choosing_half`.
+    """
+    on_choosing = per_sample(choosing, samples.offsets)
+    filled = {}
+    for spec in samples.specs:
+        scores = filled[spec.name] = samples.parsed[spec.name].copy()
+        for half in (on_choosing, ~on_choosing) if spec.unparsed_policy == "neutral" else ():
+            offsets = offsets_of_subset(half, samples.offsets)
+            scores[half] = fill_unparsed(scores[half], offsets, spec.unparsed_policy)
+    return filled
 
 
 def global_thresholds(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -118,11 +138,14 @@ def _quantiles(values: np.ndarray) -> np.ndarray:
     return np.partition(values, ranks)[ranks]
 
 
-def candidates(samples: ScoredSamples, taus: Mapping[str, np.ndarray]) -> Iterator[Candidate]:
+def candidates(
+    samples: ScoredSamples, scores: Mapping[str, np.ndarray], taus: Mapping[str, np.ndarray]
+) -> Iterator[Candidate]:
     """Every verification and ensemble under both rules.
 
     Args:
         samples: Of one policy and split.
+        scores: Of each verification, what could not be read filled; each of shape (num_samples,).
         taus: From `global_thresholds` of the choosing half of the evaluation prompts, whatever is cut here:
             training rows are cut by the same, and scoring prompts have no part in where a cut lies.
     """
@@ -130,10 +153,10 @@ def candidates(samples: ScoredSamples, taus: Mapping[str, np.ndarray]) -> Iterat
     masks: dict[str, dict[str, np.ndarray]] = {"quantile": {}, "threshold": {}}
     for spec in samples.specs:
         kind = "bound" if spec.method in BOUNDS else "verification"
-        scores = samples.scores[spec.name]
+        of_spec = scores[spec.name]
         of_rule = {
-            "quantile": kept_at_quantiles(scores, samples.offsets, QUANTILES),
-            "threshold": kept_at_thresholds(scores, taus[spec.name]),
+            "quantile": kept_at_quantiles(of_spec, samples.offsets, QUANTILES),
+            "threshold": kept_at_thresholds(of_spec, taus[spec.name]),
         }
         for rule, kept in of_rule.items():
             thresholds = taus[spec.name] if rule == "threshold" else none
@@ -149,8 +172,8 @@ def candidates(samples: ScoredSamples, taus: Mapping[str, np.ndarray]) -> Iterat
                 )
         else:
             # Ranks within prompts: one tau for all prompts would mean the same as a quantile.
-            scores, _ = samples.scores_and_weights(spec)
-            kept = kept_at_quantiles(scores, samples.offsets, QUANTILES)
+            ranks, _ = scores_and_weights(samples.study, spec, scores, samples.offsets, samples.study.seed)
+            kept = kept_at_quantiles(ranks, samples.offsets, QUANTILES)
             yield Candidate(spec.name, kind, "quantile", none, kept)
 
 
@@ -161,10 +184,12 @@ def _candidate_rows(
     conventions = (study.weighting.no_survivors, study.analysis.saturated)
     curve = gap_of_kept(samples.utilities, candidate.kept, samples.offsets, QUANTILES, *conventions)
     confidence = study.analysis.confidence
-    on_all = {"gap": curve.gap_per_prompt, **curve.values_per_prompt()}
-    tested = {name: means_above_zero(values, confidence) for name, values in on_all.items()}
-    scoring = means_above_zero(curve.gap_per_prompt[~choosing], confidence)
-    chosen_on = [mean_or_nan(column) for column in curve.gap_per_prompt[choosing].T]
+    on_all = {
+        name: means_above_zero(values, confidence) for name, values in curve.values_per_prompt().items()
+    }
+    # Each half is a sweep of its own: filled from all prompts, as `pooled` would, it had seen the other.
+    chosen_on = curve.on(choosing).gap
+    scoring = means_above_zero(curve.on(~choosing).values_per_prompt()["gap"], confidence)
     best = int(np.nanargmax(chosen_on)) if not np.isnan(chosen_on).all() else -1
     for c, quantile in enumerate(QUANTILES):
         yield {
@@ -173,9 +198,10 @@ def _candidate_rows(
             "rule": candidate.rule,
             "quantile": float(quantile),
             "threshold": float(candidate.thresholds[c]),
-            **{key: end for name, found in tested.items() for key, end in _interval(name, found, c).items()},
-            "choosing_gap": chosen_on[c],
+            **{key: end for name, found in on_all.items() for key, end in _interval(name, found, c).items()},
+            "choosing_gap": float(chosen_on[c]),
             **_interval("scoring_gap", scoring, c),
+            "num_scoring_prompts": int(scoring.num[c]),
             "is_chosen": c == best,
             "p_value": float(scoring.p_value[c]),
         }
@@ -211,7 +237,7 @@ def training_differences(
         return {}
     ours = (train.weights(used) > 0) & finished
     found = {}
-    for candidate in candidates(train, taus):
+    for candidate in candidates(train, train.scores, taus):
         for c, quantile in enumerate(QUANTILES):
             theirs = candidate.kept[c] & finished
             both = int((theirs & ours).sum())
@@ -254,6 +280,7 @@ def _shown_row(row: dict[str, Any], cells: list[str]) -> dict[str, str]:
         "chosen cut": cut,
         "gap where chosen": interval_text(row, "choosing_gap"),
         "gap on the other half": interval_text(row, "scoring_gap"),
+        "prompts there": interval_text(row, "num_scoring_prompts"),
         "p (Holm)": "-" if row["p_holm"] is None else f"{row['p_holm']:.2g}",
         "coverage": interval_text(row, "coverage"),
         "retained": interval_text(row, "retained"),

@@ -25,10 +25,10 @@ Reads: utilities (for the order of rows alone), verifications of all iterations.
 Writes: one row a pair: Pearson, Spearman, Spearman within prompts, Jaccard and what chance would give, each
 with its interval.
 """
-READING = """Pearson and Spearman are over all samples, and so partly of easy and hard prompts; Spearman
-within prompts is what filtering lives on. Jaccard is the share of samples both keep of those either keeps;
-by chance is what it would be if both kept as many of each prompt, independently. An ensemble overlaps with
-its members by construction."""
+READING = """Pearson and Spearman are over all samples that both could be read on, so partly of easy and hard
+prompts; Spearman within prompts is what filtering lives on. Jaccard is the share of samples both keep of
+those either keeps; by chance is what it would be if both kept as many of each prompt, independently. An
+ensemble overlaps with its members by construction."""
 
 
 def rows(data: StudyData) -> pl.DataFrame:
@@ -40,7 +40,6 @@ def _pairs(samples: ScoredSamples) -> Iterator[dict[str, Any]]:
     how, offsets = bootstrap_options(samples.study), samples.offsets
     found = {spec.name: samples.scores_and_weights(spec) for spec in samples.scorers}
     scores = {name: values for name, (values, _) in found.items()}
-    ranks = {name: overlap.ranks_of_all(values) for name, values in scores.items()}
     kept = {name: weights > 0 for name, (_, weights) in found.items()}
     ensembles = {spec.name for spec in samples.ensembles}
     for a, b in combinations(scores, 2):
@@ -52,7 +51,7 @@ def _pairs(samples: ScoredSamples) -> Iterator[dict[str, Any]]:
             "verification": a,
             "other": b,
             **columns_of("pearson", overlap.correlation(scores[a], scores[b], offsets, **how)),
-            **columns_of("spearman", overlap.correlation(ranks[a], ranks[b], offsets, **how)),
+            **columns_of("spearman", overlap.rank_correlation(scores[a], scores[b], offsets, **how)),
             **columns_of("spearman_per_prompt", bootstrap_mean(within, **how)),
             **columns_of("jaccard", overlap.jaccard(kept[a], kept[b], offsets, **how)),
             **columns_of("jaccard_by_chance", overlap.jaccard_by_chance(kept[a], kept[b], offsets, **how)),

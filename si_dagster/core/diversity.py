@@ -62,6 +62,28 @@ def answered_share(answers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return divide_or_nan(sum_per_prompt(answers >= 0, offsets), np.diff(offsets))
 
 
+def vote_shares(answers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Share of the samples of its prompt that give the answer of each; NaN for no answer.
+
+    The score of the verification `majority_vote`, for any cut of the samples into prompts.
+
+    Args:
+        answers: Codes from `samples.answer_codes`, -1 for no answer, which counts among the samples.
+        offsets: Shape (num_prompts + 1,).
+
+    Returns:
+        Shape (num_samples,).
+
+    Examples:
+        >>> vote_shares(np.array([0, 1, 0, -1, 0]), np.array([0, 4, 5])).tolist()
+        [0.5, 0.25, 0.5, nan, 1.0]
+    """
+    check_layout(offsets, answers)
+    prompts, num_codes = per_sample(np.arange(len(offsets) - 1), offsets), int(answers.max(initial=0)) + 2
+    _, ballots, votes = np.unique(prompts * num_codes + answers + 1, return_inverse=True, return_counts=True)
+    return np.where(answers >= 0, votes[ballots] / per_sample(np.diff(offsets), offsets), np.nan)
+
+
 def _answer_counts(answers: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each (prompt, answer) that occurs, as prompt index, and how often it does."""
     check_layout(offsets, answers)

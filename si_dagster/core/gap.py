@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from si_dagster.core.intervals import bootstrap_means
+from si_dagster.core.intervals import bootstrap_filled_means, bootstrap_means
 from si_dagster.core.samples import (
     check_layout,
     divide_or_nan,
@@ -195,6 +195,26 @@ def relative_gap_per_prompt(
     return np.where(full & ~np.isnan(gap), 0.0, ratio) if saturated == "zero" else ratio
 
 
+def pooled_slopes(
+    kept: np.ndarray, expected: np.ndarray, saturated: Saturated = "skip"
+) -> tuple[np.ndarray, np.ndarray]:
+    """How much gap_x and the relative gap of each prompt rise with the pooled utility, under `pooled`.
+
+    Where nothing is kept the pooled utility stands in for J_x(f[w]): 1 and 1 / (1 - J_x); elsewhere 0.
+
+    Args:
+        kept: Σ w of the graded samples of each prompt; shape (num_prompts,) or (num_prompts, num_cuts).
+        expected: J_x; the same shape.
+        saturated: See `relative_gap_per_prompt`.
+
+    Examples:
+        >>> [slopes.tolist() for slopes in pooled_slopes(np.array([2.0, 0.0]), np.array([0.5, 0.75]))]
+        [[0.0, 1.0], [0.0, 4.0]]
+    """
+    rejected = (kept == 0.0).astype(np.float64)
+    return rejected, relative_gap_per_prompt(rejected, expected, saturated)
+
+
 def covariance_gap_per_prompt(utilities: np.ndarray, weights: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Cov(w, u) / E[w] of each prompt, which equals gap_x exactly; NaN where all weights are zero.
 
@@ -359,8 +379,8 @@ def estimate_gap(
     """Gap, relative gap and their relatives with intervals, from samples of one policy under one weighting.
 
     Prompts without any graded sample say nothing and are left out of all means and of `num_prompts`. All
-    intervals come from one set of resamples of prompts. Under `pooled` the pooled value that stands in for
-    rejected prompts is held fixed over resamples, so that interval is slightly too narrow.
+    intervals come from one set of resamples of prompts. Under `pooled` the value that stands in for rejected
+    prompts is pooled anew in every resample: with 5% of the prompts covered its noise is nearly all there is.
 
     Args:
         utilities: In [0, 1], NaN where the grader failed; shape (num_samples,).
@@ -388,15 +408,18 @@ def estimate_gap(
     utilities, weights, offsets, num_missing = drop_ungraded(utilities, weights, offsets)
     offsets = offsets[np.append(True, np.diff(offsets) > 0)]  # prompts without a graded sample leave
     expected = expected_utility(utilities, offsets)
+    hits, kept = sum_per_prompt(weights * utilities, offsets), sum_per_prompt(weights, offsets)
     pooled = pooled_reweighted_utility(utilities, weights)
-    reweighted = reweighted_utility(utilities, weights, offsets)
-    reweighted = fill_no_survivors(reweighted, expected, pooled, no_survivors)
+    reweighted = fill_no_survivors(divide_or_nan(hits, kept), expected, pooled, no_survivors)
     gap = reweighted - expected
     relative_gap = relative_gap_per_prompt(gap, expected, saturated)
-    columns = np.column_stack([expected, gap, relative_gap])
-    utility_interval, gap_interval, relative_interval = bootstrap_means(
-        columns, num_resamples, confidence, seed
-    )
+    columns, how = np.column_stack([expected, gap, relative_gap]), (num_resamples, confidence, seed)
+    if no_survivors == "pooled":
+        slopes = np.column_stack([np.zeros(len(kept)), *pooled_slopes(kept, expected, saturated)])
+        intervals = bootstrap_filled_means(columns, slopes, hits, kept, *how)
+    else:
+        intervals = bootstrap_means(columns, *how)
+    utility_interval, gap_interval, relative_interval = intervals
     summary = summarise_weights(weights, offsets)
     return GapEstimate(
         expected_utility=utility_interval.estimate,

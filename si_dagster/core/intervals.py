@@ -17,6 +17,9 @@ from si_dagster.core.student import t_cdf, t_quantile
 MIN_RESAMPLES = 1000
 """Fewer make the ends of a 95% interval jump visibly from seed to seed."""
 
+_ROUNDING = 1e-12
+"""Means and standard errors up to here are 0: sums of equal fractions differ in their last digits."""
+
 _CHUNK_CELLS = 2_000_000
 """Resamples are drawn in chunks of about this many (resample, prompt) cells: 16 MB of counts each."""
 
@@ -183,6 +186,45 @@ def bootstrap_ratios(
     return [percentile_interval(float(e), draws[:, s], confidence) for s, e in enumerate(estimates)]
 
 
+def bootstrap_filled_means(
+    columns: np.ndarray,
+    slopes: np.ndarray,
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    num_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[Interval]:
+    """`bootstrap_means` of values into some of which a ratio of sums over all prompts has been filled.
+
+    The ratio is made anew in every resample: its noise is that of all the values it was filled into.
+
+    Args:
+        columns: As in `bootstrap_means`, filled with Σ numerators / Σ denominators.
+        slopes: How much each value rises with the ratio, 0 where it has no part in it; the same shape.
+        numerators: Shape (num_prompts,), without NaN.
+        denominators: The same shape.
+        num_resamples: At least 1000.
+        confidence: In (0, 1).
+        seed: Of the resamples; equal ones give those of `bootstrap_means`.
+
+    Examples:
+        The second prompt has the value of the first: 1/2, whichever is drawn, or, drawn alone, none.
+
+        >>> once = np.array([1.0, 0.0])
+        >>> bootstrap_filled_means(np.array([[0.5], [0.5]]), np.array([[0.0], [1.0]]), once / 2, once)
+        [Interval(estimate=0.5, low=0.5, high=0.5)]
+    """
+    known = ~np.isnan(columns)
+    parts = [np.where(known, columns, 0.0), known, np.where(known, slopes, 0.0), numerators, denominators]
+    sums = resampled_sums(np.column_stack(parts), num_resamples, seed)
+    values, num, slope = np.split(sums[:, :-2], 3, axis=1)
+    moved = divide_or_nan(sums[:, -2:-1], sums[:, -1:]) - divide_or_nan(numerators.sum(), denominators.sum())
+    draws = divide_or_nan(values + np.where(slope == 0.0, 0.0, slope * moved), num)
+    estimates = divide_or_nan(parts[0].sum(axis=0), known.sum(axis=0))
+    return [percentile_interval(float(e), draws[:, s], confidence) for s, e in enumerate(estimates)]
+
+
 @dataclass(frozen=True)
 class MeansAboveZero:
     """Means over prompts, each tested against 0; all shape (num_statistics,), NaN where nothing is known.
@@ -191,13 +233,15 @@ class MeansAboveZero:
         mean: Of the known values.
         low: Lower end of the t interval.
         high: Upper end.
-        p_value: One-sided, of "the mean is not above 0".
+        p_value: One-sided, of "the mean is not above 0"; NaN as well where equal values lie above 0.
+        num: Known values behind each.
     """
 
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
     p_value: np.ndarray
+    num: np.ndarray
 
 
 def means_above_zero(columns: np.ndarray, confidence: float = 0.95) -> MeansAboveZero:
@@ -205,7 +249,8 @@ def means_above_zero(columns: np.ndarray, confidence: float = 0.95) -> MeansAbov
 
     Where hundreds of thresholds are tested a bootstrap of 1000 cannot serve: its smallest p-value, .001, is
     above .05 after Holm over 50 tests. Prompts are independent, so t holds from some 30 prompts on. Values
-    that are all equal have no spread: the interval is a point, and p is 0 above 0 and 1 elsewhere.
+    that are all equal have no spread, and t says nothing of them: the interval is a point, and p is NaN where
+    they lie above 0 (two prompts that happen to agree are no proof) and 1 elsewhere.
 
     Args:
         columns: One value a prompt and statistic, NaN if unknown; shape (num_prompts, num_statistics).
@@ -224,9 +269,10 @@ def means_above_zero(columns: np.ndarray, confidence: float = 0.95) -> MeansAbov
     squares = (np.where(known, columns - mean, 0.0) ** 2).sum(axis=0)
     error = np.sqrt(divide_or_nan(squares, num * (num - 1.0)))
     width = t_quantile((1.0 + confidence) / 2.0, np.maximum(num - 1, 1)) * error
-    t = np.where(error > 0.0, divide_or_nan(mean, error), np.where(mean > 0.0, np.inf, -np.inf))
-    p_value = np.where(np.isnan(error), np.nan, t_cdf(-t, np.maximum(num - 1, 1)))
-    return MeansAboveZero(mean, mean - width, mean + width, p_value)
+    alike = error <= _ROUNDING  # and never where it is NaN
+    p_value = t_cdf(-divide_or_nan(mean, np.where(alike, 0.0, error)), np.maximum(num - 1, 1))
+    p_value = np.where(alike & (mean <= _ROUNDING), 1.0, p_value)
+    return MeansAboveZero(mean, mean - width, mean + width, p_value, num)
 
 
 def linearised_ratio(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
@@ -248,7 +294,38 @@ def linearised_ratio(numerators: np.ndarray, denominators: np.ndarray) -> np.nda
         [[0.5, 1.5]]
     """
     ratio = divide_or_nan(numerators.sum(axis=0), denominators.sum(axis=0))
-    return ratio + divide_or_nan(numerators - ratio * denominators, denominators.mean(axis=0))
+    mean = denominators.sum(axis=0) / max(len(denominators), 1)
+    return ratio + divide_or_nan(numerators - ratio * denominators, mean)
+
+
+def linearised_filled_mean(
+    columns: np.ndarray, slopes: np.ndarray, numerators: np.ndarray, denominators: np.ndarray
+) -> np.ndarray:
+    """Values of prompts whose mean is that of `columns` and whose spread tells that of it, as filled.
+
+    What `bootstrap_filled_means` is for, by the delta method of `linearised_ratio`: a prompt moves the mean
+    by its own value, and by what it does to the ratio times the mean slope.
+
+    Args:
+        columns: Each filled with its own Σ numerators / Σ denominators; NaN if unknown; shape (num_prompts,
+            num_statistics), like all that follow.
+        slopes: How much each value rises with the ratio, 0 where it has no part in it.
+        numerators: Without NaN.
+        denominators: Without NaN.
+
+    Examples:
+        Ratio (1 + 0) / 2 = 1/2, filled into two of four prompts, the others say 1/2 ± 1/2:
+
+        >>> columns, slopes = np.full((4, 1), 0.5), np.array([[0.0], [0.0], [1.0], [1.0]])
+        >>> above, below = np.array([[1.0], [0.0], [0.0], [0.0]]), np.array([[1.0], [1.0], [0.0], [0.0]])
+        >>> linearised_filled_mean(columns, slopes, above, below).T.tolist()
+        [[1.0, 0.0, 0.5, 0.5]]
+    """
+    known = ~np.isnan(columns)
+    ratio = divide_or_nan(numerators.sum(axis=0), denominators.sum(axis=0))
+    mean_slope = divide_or_nan(np.where(known, slopes, 0.0).sum(axis=0), known.sum(axis=0))
+    values = linearised_ratio(np.where(known, columns, 0.0), known)
+    return values + mean_slope * (linearised_ratio(numerators, denominators) - ratio)
 
 
 def resampled_sums(columns: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:

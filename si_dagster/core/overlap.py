@@ -55,9 +55,24 @@ def _correlation_of(moments: np.ndarray) -> np.ndarray:
     return np.clip(divide_or_nan(count * ab - a * b, np.sqrt(np.maximum(spread, 0.0))), -1.0, 1.0)
 
 
-def ranks_of_all(scores: np.ndarray) -> np.ndarray:
-    """Rank of each score among those of all prompts; NaN stays NaN. Pearson of these is Spearman."""
-    return ranks_per_prompt(scores, np.array([0, len(scores)]))
+def rank_correlation(
+    a: np.ndarray, b: np.ndarray, offsets: np.ndarray, num_resamples: int, confidence: float, seed: int
+) -> Interval:
+    """Spearman correlation over all samples where both are known: Pearson of their ranks among these alone.
+
+    Arguments as in `correlation`. Ranks are held fixed over resamples.
+
+    Examples:
+        Ranked 1, 2, 3 by both where both are known; among all of a they would be 1, 2, 5, and tell .96:
+
+        >>> a, b = np.array([1.0, 2.0, 9.0, 3.0, 4.0]), np.array([0.1, 0.2, 0.3, np.nan, np.nan])
+        >>> rank_correlation(a, b, np.array([0, 2, 5]), 1000, 0.95, 0).estimate
+        1.0
+    """
+    known = ~(np.isnan(a) | np.isnan(b))
+    together = np.array([0, np.count_nonzero(known)])
+    a, b = (ranks_per_prompt(values[known], together) for values in (a, b))
+    return correlation(a, b, offsets_of_subset(known, offsets), num_resamples, confidence, seed)
 
 
 def correlation_of_each_prompt(a: np.ndarray, b: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -17,9 +17,10 @@ from si_dagster.core.gap import (
     check_utilities,
     expected_utility,
     fill_no_survivors,
+    pooled_slopes,
     relative_gap_per_prompt,
 )
-from si_dagster.core.intervals import linearised_ratio
+from si_dagster.core.intervals import linearised_filled_mean, linearised_ratio
 from si_dagster.core.samples import (
     blocks_of_equal_size,
     check_layout,
@@ -51,6 +52,7 @@ class GapCurve:
         hits_per_prompt: Their summed utility.
         expected_per_prompt: J_x, NaN where nothing was graded; shape (num_prompts,).
         graded_per_prompt: Graded samples; shape (num_prompts,).
+        no_survivors: Convention of the gap.
         saturated: Convention of the relative gap.
     """
 
@@ -66,22 +68,39 @@ class GapCurve:
     hits_per_prompt: np.ndarray
     expected_per_prompt: np.ndarray
     graded_per_prompt: np.ndarray
+    no_survivors: NoSurvivors
     saturated: Saturated
 
-    def values_per_prompt(self) -> dict[str, np.ndarray]:
-        """Values of each prompt whose mean is `relative_gap`, `pooled_gap`, `retained` and `coverage`.
+    def on(self, prompts: np.ndarray) -> "GapCurve":
+        """The same cuts as if only some of the prompts were there: `pooled` is of these alone.
 
-        Those that are ratios of sums over all prompts are linearised; prompts without a graded sample are
-        left out or NaN. What `intervals.means_above_zero` needs, a column a cut.
+        Args:
+            prompts: bool, shape (num_prompts,).
+        """
+        expected, graded = self.expected_per_prompt[prompts], self.graded_per_prompt[prompts]
+        kept, hits = self.kept_per_prompt[prompts], self.hits_per_prompt[prompts]
+        return _curve(self.cuts, expected, graded, kept, hits, self.no_survivors, self.saturated)
+
+    def values_per_prompt(self) -> dict[str, np.ndarray]:
+        """Values of each graded prompt, whose means are the numbers of those names.
+
+        Ratios of sums over all prompts are linearised, and so are gaps that have one in them, under `pooled`.
+        What `intervals.means_above_zero` needs, a column a cut; NaN as in `gap_per_prompt`.
         """
         known = self.graded_per_prompt > 0.0
-        expected = np.broadcast_to(self.expected_per_prompt[:, None], self.gap_per_prompt.shape)
         kept, hits = self.kept_per_prompt[known], self.hits_per_prompt[known]
+        expected = np.broadcast_to(self.expected_per_prompt[known, None], kept.shape)
         graded = np.broadcast_to(self.graded_per_prompt[known, None], kept.shape)
-        of_all = linearised_ratio(expected[known] * graded, graded)
+        gap = self.gap_per_prompt[known]
+        relative_gap = relative_gap_per_prompt(gap, expected, self.saturated)
+        if self.no_survivors == "pooled":
+            of_gap, of_relative = pooled_slopes(kept, expected, self.saturated)
+            gap = linearised_filled_mean(gap, of_gap, hits, kept)
+            relative_gap = linearised_filled_mean(relative_gap, of_relative, hits, kept)
         return {
-            "relative_gap": relative_gap_per_prompt(self.gap_per_prompt, expected, self.saturated),
-            "pooled_gap": linearised_ratio(hits, kept) - of_all,
+            "gap": gap,
+            "relative_gap": relative_gap,
+            "pooled_gap": linearised_ratio(hits, kept) - linearised_ratio(expected * graded, graded),
             "retained": linearised_ratio(kept, graded),
             "coverage": (kept > 0.0).astype(np.float64),
         }
@@ -133,7 +152,7 @@ def gap_by_quantile(
         for c, q in enumerate(quantiles):
             ends = num_kept_at_quantile(ranking.num_parsed, float(q))
             kept[prompts, c], hits[prompts, c] = ranking.sums(ends)
-    return _curve(np.asarray(quantiles, dtype=np.float64), utilities, offsets, kept, hits)
+    return _curve(np.asarray(quantiles, dtype=np.float64), *_of_policy(utilities, offsets), kept, hits)
 
 
 def _sums_with_ties(
@@ -182,7 +201,7 @@ def gap_by_num_kept(
         ranking = _rank(utilities, scores, rows, lots)
         ends = np.minimum(ks, ranking.num_parsed[:, None])
         kept[prompts], hits[prompts] = ranking.sums(ends)
-    return _curve(ks.astype(np.float64), utilities, offsets, kept, hits)
+    return _curve(ks.astype(np.float64), *_of_policy(utilities, offsets), kept, hits)
 
 
 def gap_by_threshold(
@@ -235,7 +254,7 @@ def gap_of_kept(
         num_kept[:, c] = sum_per_prompt(stays, offsets)
         hits[:, c] = sum_per_prompt(stays * known_utilities, offsets)
     cuts = np.asarray(cuts, dtype=np.float64)
-    return _curve(cuts, utilities, offsets, num_kept, hits, no_survivors, saturated)
+    return _curve(cuts, *_of_policy(utilities, offsets), num_kept, hits, no_survivors, saturated)
 
 
 def kept_at_thresholds(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -313,39 +332,44 @@ def _rank(utilities: np.ndarray, scores: np.ndarray, rows: np.ndarray, lots: np.
     return _Ranking(num_parsed, cumulative[0], cumulative[1])
 
 
+def _of_policy(utilities: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """J_x and the number of graded samples of each prompt."""
+    graded = ~np.isnan(utilities)
+    # All graded is the usual case, spared a sum.
+    num_graded = np.diff(offsets) if graded.all() else sum_per_prompt(graded, offsets)
+    return expected_utility(utilities, offsets), num_graded
+
+
 def _curve(
     cuts: np.ndarray,
-    utilities: np.ndarray,
-    offsets: np.ndarray,
+    expected: np.ndarray,
+    graded: np.ndarray,
     kept: np.ndarray,
     hits: np.ndarray,
     no_survivors: NoSurvivors = "identity",
     saturated: Saturated = "skip",
 ) -> GapCurve:
     """Means over prompts from the graded samples kept and their summed utility, (num_prompts, num_cuts)."""
-    expected = expected_utility(utilities, offsets)
     reweighted, pooled = divide_or_nan(hits, kept), divide_or_nan(hits.sum(axis=0), kept.sum(axis=0))
     for c, of_all in enumerate(pooled):
         reweighted[:, c] = fill_no_survivors(reweighted[:, c], expected, float(of_all), no_survivors)
     gap = reweighted - expected[:, None]
     relative_gap = relative_gap_per_prompt(gap, np.broadcast_to(expected[:, None], gap.shape), saturated)
-    num_graded = int((~np.isnan(utilities)).sum())
-    all_graded = num_graded == len(utilities)  # the usual case, spared a sum
-    graded = np.diff(offsets) if all_graded else sum_per_prompt(~np.isnan(utilities), offsets)
-    num_prompts = int((~np.isnan(expected)).sum())
+    num_graded, num_prompts = np.array(graded.sum()), np.array(np.count_nonzero(graded))
     columns = range(len(cuts))
     return GapCurve(
         cuts=cuts,
         gap=np.array([mean_or_nan(gap[:, c]) for c in columns]),
         relative_gap=np.array([mean_or_nan(relative_gap[:, c]) for c in columns]),
         reweighted_utility=np.array([mean_or_nan(reweighted[:, c]) for c in columns]),
-        pooled_gap=pooled - mean_or_nan(utilities),
-        retained=divide_or_nan(kept.sum(axis=0), np.array(num_graded)),
-        coverage=divide_or_nan((kept > 0.0).sum(axis=0), np.array(num_prompts)),
+        pooled_gap=pooled - divide_or_nan(np.array(np.nansum(expected * graded)), num_graded),
+        retained=divide_or_nan(kept.sum(axis=0), num_graded),
+        coverage=divide_or_nan((kept > 0.0).sum(axis=0), num_prompts),
         gap_per_prompt=gap,
         kept_per_prompt=kept,
         hits_per_prompt=hits,
         expected_per_prompt=expected,
         graded_per_prompt=graded,
+        no_survivors=no_survivors,
         saturated=saturated,
     )

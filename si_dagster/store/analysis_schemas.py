@@ -62,8 +62,14 @@ _THRESHOLD_SWEEP = TableStage(
         *_with_interval("retained", "Share of samples kept; t interval."),
         Column("choosing_gap", "float", "Gap on the half of the prompts that cuts are chosen on.", True),
         *interval_columns("scoring_gap", "Gap on the other half; t interval, not adjusted."),
+        Column("num_scoring_prompts", "int", "Prompts of that half that have a gap.", True, added=True),
         Column("is_chosen", "bool", "The best cut of its verification and rule on the choosing half."),
-        Column("p_value", "float", "Of `gap not above 0` on the scoring half; one-sided t.", True),
+        Column(
+            "p_value",
+            "float",
+            "Of `gap not above 0` there; one-sided t, null where gaps are all equal and above 0.",
+            True,
+        ),
         Column("p_holm", "float", "The same adjusted over all tests of the iteration, model and task.", True),
         Column("num_tests", "int", "Tests in that family; bounds are not tested."),
         Column("rows_entering", "int", "Training rows this cut keeps and the study's rule does not.", True),
@@ -157,7 +163,7 @@ _VERIFIER_OVERLAP = TableStage(
         Column("verification", "string", "The first."),
         Column("other", "string", "The second."),
         *interval_columns("pearson", "Correlation of their scores over all samples."),
-        *interval_columns("spearman", "Correlation of the ranks of their scores over all samples."),
+        *interval_columns("spearman", "Correlation of their ranks among samples that both could be read on."),
         *_with_interval("spearman_per_prompt", "The same within each prompt, then the mean."),
         *interval_columns("jaccard", "Samples both keep over samples either keeps, under the study's rule."),
         *_with_interval("jaccard_by_chance", "The same if they kept independently within each prompt."),
@@ -224,7 +230,7 @@ _BASELINES = TableStage(
             "string",
             "`random_filter` keeps as many of each prompt by lot; `majority_vote` keeps the most common "
             "answer; `oracle_filter` keeps what is right; `same_cost` is the verification on as many "
-            "generations as leave room for its own cost.",
+            "generations as leave room for its own cost; none of tournaments.",
             choices=BASELINES,
         ),
         Column("is_oracle", "bool", "Whether it reads ground truth: a bound, not a method."),

@@ -106,6 +106,7 @@ def stored(
     asked: str = "",
     flops: Mapping[str, float] | None = None,
     replies: Mapping[str, Sequence[str]] | None = None,
+    tokens: Mapping[str, int] | None = None,
 ) -> StudyData:
     """The samples in a real store, and what an analysis reads of it.
 
@@ -117,6 +118,7 @@ def stored(
         asked: Begins the text of every prompt.
         flops: Stage `generations` or verification -> what its making tells that it cost.
         replies: Verification -> reply of each sample, in order.
+        tokens: What the making of generations tells of them, where it tells its cost.
     """
     flops, replies = flops or {}, replies or {}
     store = Store(home)
@@ -162,7 +164,8 @@ def stored(
                 .otherwise(pl.lit("scored")),
             )
             part = f"{samples.split}.{spec.name}"
-            _write(store, Address(*cell, "verifications", *of_cell, part), named, flops.get(spec.name))
+            cost = {"flops": flops[spec.name]} if spec.name in flops else {}
+            _write(store, Address(*cell, "verifications", *of_cell, part), named, cost)
         if "generations" in flops:
             drawn = keys.with_columns(
                 completion=pl.lit(""),
@@ -170,7 +173,8 @@ def stored(
                 num_tokens=pl.lit(1),
                 logprob=pl.lit(None, dtype=pl.Float64),
             )
-            _write(store, Address(*cell, "generations", *of_cell, samples.split), drawn, flops["generations"])
+            cost = {"flops": flops["generations"], **(tokens or {})}
+            _write(store, Address(*cell, "generations", *of_cell, samples.split), drawn, cost)
         if slices:
             ids = samples.policy.prompt_ids
             prompts = pl.DataFrame(
@@ -184,8 +188,9 @@ def stored(
     return StudyData(of, {m.address: store.require(m.address) for m in store.manifests()})
 
 
-def _write(store: Store, address: Address, rows: pl.DataFrame, flops: float | None = None) -> None:
-    metadata = {} if flops is None else {"flops": flops}
+def _write(
+    store: Store, address: Address, rows: pl.DataFrame, cost: Mapping[str, float] | None = None
+) -> None:
     with store.open_writer(address, {"made": "up"}, "made up", study_snapshot={}) as writer:
         writer.write_part(rows)
-        writer.commit(metadata=metadata, dagster_run_id="test", code_version="1")
+        writer.commit(metadata=dict(cost or {}), dagster_run_id="test", code_version="1")

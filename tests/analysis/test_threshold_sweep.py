@@ -129,23 +129,55 @@ def test_halves_are_halves_and_the_same_in_every_iteration() -> None:
     assert (half != choosing_half(101, seed=5)).any()
 
 
-def test_scoring_prompts_have_no_part_in_where_a_threshold_lies() -> None:
-    of = study()
+@pytest.mark.parametrize("on_unparsed", ["reject", "neutral"])
+def test_scoring_prompts_have_no_part_in_where_a_threshold_lies(on_unparsed: str) -> None:
+    of = study([{"method": "multiple_choice", "on_unparsed": on_unparsed}, "log_likelihood"])
     utilities, scores = drawn(60, 8, 3), noisy(drawn(60, 8, 3), 0.7, 4)
     half = choosing_half(60, of.seed)
+    scores[np.flatnonzero(half)[:3]] = np.nan  # of these nothing was read
 
     def chosen_of(values: np.ndarray) -> pl.DataFrame:
-        rows = sweep_rows(scored(of, utilities, {"multiple_choice": values}), None)
-        return rows.filter(pl.col("rule") == "threshold")
+        both = {"multiple_choice": values, "log_likelihood": noisy(utilities, 0.7, 5)}
+        return sweep_rows(scored(of, utilities, both), None).filter(pl.col("rule") == "threshold")
 
     before = chosen_of(scores)
-    taus = np.quantile(scores[half], QUANTILES, method="inverted_cdf")
-    np.testing.assert_allclose(before["threshold"].to_numpy(), taus)
+    taus = np.quantile(scores[half][~np.isnan(scores[half])], QUANTILES, method="inverted_cdf")
+    of_one = before.filter(pl.col("verification") == "multiple_choice")
+    np.testing.assert_allclose(of_one["threshold"].to_numpy(), taus)
     moved = np.where(half[:, None], scores, scores + 5.0)
     after = chosen_of(moved)
     for column in ("threshold", "choosing_gap", "is_chosen"):
         assert after[column].to_list() == before[column].to_list()
     assert after["scoring_gap"].to_list() != before["scoring_gap"].to_list()
+
+
+def test_under_pooled_neither_half_knows_the_utilities_of_the_other() -> None:
+    of = study(weighting={"rule": "threshold", "tau": 0.0, "no_survivors": "pooled"})
+    utilities, half = drawn(60, 8, 3), choosing_half(60, of.seed)[:, None]
+    scores = {"multiple_choice": noisy(utilities, 0.7, 4)}
+    before, others, own = (
+        sweep_rows(scored(of, np.where(flipped, 1.0 - utilities, utilities), scores), None)
+        for flipped in (np.zeros_like(half), ~half, half)
+    )
+    assert before["coverage"].min() < 0.9
+    on_choosing, on_scoring = ["choosing_gap", "is_chosen"], ["scoring_gap", "scoring_gap_high", "p_value"]
+    assert others.select(on_choosing).equals(before.select(on_choosing))
+    assert not others.select(on_scoring).equals(before.select(on_scoring))
+    assert own.select(on_scoring).equals(before.select(on_scoring))
+    assert not own.select(on_choosing).equals(before.select(on_choosing))
+
+
+def test_two_prompts_with_equal_gaps_survive_no_adjustment() -> None:
+    """Tau = 1 keeps the right one of two answers of 5 + 2 prompts, and nothing of the other 33."""
+    of = study(weighting={"rule": "threshold", "tau": 0.0, "no_survivors": "skip"})
+    half = choosing_half(40, of.seed)
+    scores = np.zeros((40, 2))
+    scores[[*np.flatnonzero(half)[:5], *np.flatnonzero(~half)[:2]], 0] = 1.0
+    rows = sweep_rows(scored(of, np.tile([1.0, 0.0], (40, 1)), {"multiple_choice": scores}), None)
+    row = rows.filter(pl.col("threshold") == 1.0).row(0, named=True)
+    assert (row["scoring_gap"], row["num_scoring_prompts"]) == (0.5, 2)
+    assert (row["p_value"], row["p_holm"]) == (None, None)
+    assert rows["p_holm"].min() > 0.05
 
 
 @pytest.mark.parametrize(("no_survivors", "saturated"), [("skip", "zero"), ("pooled", "skip")])
@@ -200,4 +232,4 @@ def test_no_survivors_ties_saturated_and_ungraded_prompts_pass_through() -> None
 def test_only_chosen_cuts_are_shown_as_text(swept: pl.DataFrame) -> None:
     table = shown(swept)
     assert len(table) == swept.filter("is_chosen").height
-    assert {"verification", "rule", "chosen cut", "p (Holm)"} <= set(table[0])
+    assert {"verification", "rule", "chosen cut", "p (Holm)", "prompts there"} <= set(table[0])

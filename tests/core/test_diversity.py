@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from si_dagster.core.diversity import answer_entropy, answered_share, distinct_answers
+from si_dagster.core.diversity import answer_entropy, answered_share, distinct_answers, vote_shares
+from si_dagster.verification.majority_vote import vote_shares as scores_of_the_method
 
 
 @given(st.lists(st.integers(-1, 4), max_size=12), st.lists(st.integers(-1, 4), max_size=12))
@@ -33,3 +34,12 @@ def test_plug_in_entropy_is_biased_down_by_about_what_miller_says() -> None:
     mean = answer_entropy(answers, np.arange(4001) * 20).mean()
     assert mean == pytest.approx(np.log(4) - 3 / 40, abs=0.01)
     assert mean < np.log(4) - 0.05
+
+
+@given(st.lists(st.integers(-1, 4), max_size=12), st.lists(st.integers(-1, 4), max_size=12))
+@settings(deadline=None)
+def test_vote_shares_are_the_scores_of_the_majority_vote(first: list[int], second: list[int]) -> None:
+    prompts = ["x"] * len(first) + ["y"] * len(second)
+    ballots = [(x, None if a < 0 else str(a)) for x, a in zip(prompts, first + second, strict=True)]
+    shares = vote_shares(np.array(first + second, dtype=np.int64), np.array([0, len(first), len(ballots)]))
+    np.testing.assert_array_equal(shares, np.array(scores_of_the_method(ballots), dtype=float))

@@ -20,6 +20,8 @@ from si_dagster.core.gap import (
     reweighted_utility,
     trimmed_mean,
 )
+from si_dagster.core.intervals import resampled_sums
+from si_dagster.core.samples import divide_or_nan, sum_per_prompt
 from si_dagster.core.weighting import exponential_weights, quantile_weights
 
 NAN = float("nan")
@@ -149,6 +151,26 @@ def test_rejected_prompt_under_each_convention(no_survivors, gaps: list[float]) 
     assert estimate.coverage == pytest.approx(2 / 3)
     assert estimate.retained == 3 / 8
     assert estimate.expected_utility == pytest.approx((0.5 + 0.25 + 1.0) / 3)
+
+
+def test_the_pooled_utility_is_made_anew_in_every_resample() -> None:
+    """Each resample taken for a study of its own, by the definitions."""
+    utilities, weights, offsets = _binary_samples(np.linspace(0.1, 0.9, 40), 4, 0.5, 0.2, seed=3)
+    weights[: 20 * 4] = 0.0  # the harder half is rejected
+    estimate = estimate_gap(utilities, weights, offsets, no_survivors="pooled")
+    hits, kept = sum_per_prompt(weights * utilities, offsets), sum_per_prompt(weights, offsets)
+    expected, draws = expected_utility(utilities, offsets), []
+    open_ = expected < 1.0
+    for counts in resampled_sums(np.eye(40), 1000, seed=0):
+        reweighted = divide_or_nan(hits, kept)
+        reweighted[kept == 0.0] = counts @ hits / (counts @ kept)
+        gaps = reweighted - expected
+        relative = counts[open_] @ (gaps[open_] / (1.0 - expected[open_])) / counts[open_].sum()
+        draws.append([counts @ gaps / 40, relative, counts @ expected / 40])
+    ends = np.quantile(draws, [0.025, 0.975], axis=0)
+    names = ("gap", "relative_gap", "expected_utility")
+    ours = [[getattr(estimate, f"{name}_{end}") for name in names] for end in ("low", "high")]
+    np.testing.assert_allclose(ours, ends, atol=1e-12)
 
 
 def test_reweighted_policy_does_not_exist_on_a_rejected_prompt() -> None:

@@ -23,12 +23,14 @@ def test_t_equals_scipy_with_unknown_prompts_left_out() -> None:
         assert (found.low[c], found.high[c]) == pytest.approx((low, high))
 
 
-def test_no_spread_is_a_point_and_one_prompt_is_nothing() -> None:
+def test_no_spread_is_a_point_that_proves_nothing_and_one_prompt_is_nothing() -> None:
     found = means_above_zero(np.array([[0.0, 0.5, -0.5], [0.0, 0.5, -0.5]]))
-    assert found.p_value.tolist() == [1.0, 0.0, 1.0]
+    np.testing.assert_array_equal(found.p_value, [1.0, NAN, 1.0])
     assert found.low.tolist() == found.high.tolist() == [0.0, 0.5, -0.5]
-    alone = means_above_zero(np.array([[0.5]]))
-    assert alone.mean.tolist() == [0.5]
+    # .1 + .1 + .1 is not .3: the mean, and with it the spread, is off by a last digit.
+    assert np.isnan(means_above_zero(np.full((3, 1), 0.1)).p_value).all()
+    alone = means_above_zero(np.array([[0.5], [NAN]]))
+    assert (alone.mean.tolist(), alone.num.tolist()) == ([0.5], [1])
     assert np.isnan([alone.low, alone.high, alone.p_value]).all()
 
 

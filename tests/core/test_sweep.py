@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from si_dagster.core.gap import estimate_gap, gap_per_prompt
+from si_dagster.core.intervals import means_above_zero
 from si_dagster.core.sweep import (
     GapCurve,
     gap_by_num_kept,
@@ -102,6 +103,62 @@ def test_masks_equal_the_weights_they_stand_for(samples) -> None:
         curve = gap_of_kept(utilities, kept, offsets, QUANTILES, no_survivors, saturated)
         for column, row in enumerate(kept):
             _check(curve, column, utilities, row.astype(float), offsets, no_survivors, saturated)
+
+
+def test_some_of_the_prompts_are_swept_as_if_they_were_all() -> None:
+    rng = np.random.default_rng(4)
+    utilities, scores = (rng.random(40 * 4) < 0.5).astype(float), rng.normal(size=40 * 4)
+    kept, half = kept_at_thresholds(scores, np.array([0.0, 1.5])), np.arange(40) % 3 == 0
+    curve = gap_of_kept(utilities, kept, np.arange(41) * 4, np.array([0.0, 1.5]), "pooled")
+    rows = np.repeat(half, 4)
+    alone = gap_of_kept(utilities[rows], kept[:, rows], np.arange(15) * 4, curve.cuts, "pooled")
+    assert curve.on(half).gap.tolist() == alone.gap.tolist()
+    assert (curve.gap_per_prompt[half] != alone.gap_per_prompt).any()
+
+
+def test_where_a_twentieth_is_covered_the_noise_of_the_pooled_utility_is_in_the_intervals() -> None:
+    """Of two right and two wrong, one answer by lot is kept of 5% of 400 prompts: every true gap is 0.
+
+    The estimate is a mean of about 20 coins less 1/2. With that mean held fixed over resamples the interval
+    is some twenty times too narrow.
+    """
+    rng, held = np.random.default_rng(0), {"bootstrap": 0, "t": 0, "t, relative": 0, "held fixed": 0}
+    utilities, offsets = np.tile([1.0, 1.0, 0.0, 0.0], 400), np.arange(401) * 4
+    for _ in range(60):
+        kept = np.zeros((400, 4), dtype=bool)
+        kept[np.arange(400), rng.integers(4, size=400)] = rng.random(400) < 0.05
+        weights = kept.ravel()
+        estimate = estimate_gap(utilities, weights.astype(float), offsets, no_survivors="pooled")
+        curve = gap_of_kept(utilities, weights[None, :], offsets, np.zeros(1), "pooled")
+        values = curve.values_per_prompt()
+        assert values["gap"].mean() == pytest.approx(estimate.gap)
+        ends = {"bootstrap": (estimate.gap_low, estimate.gap_high)}
+        for name, columns in (
+            ("t", values["gap"]),
+            ("t, relative", values["relative_gap"]),
+            ("held fixed", curve.gap_per_prompt),
+        ):
+            found = means_above_zero(columns)
+            ends[name] = (found.low[0], found.high[0])
+        for name, (low, high) in ends.items():
+            held[name] += low <= 0.0 <= high
+    assert held.pop("held fixed") < 20
+    assert min(held.values()) >= 50  # .95 · 60 = 57, standard deviation 1.7
+
+
+def test_t_intervals_under_pooled_are_those_of_the_bootstrap() -> None:
+    rng = np.random.default_rng(6)
+    utilities = (rng.random((300, 8)) < rng.random((300, 1))).astype(float).ravel()
+    scores, offsets = utilities + rng.normal(size=2400), np.arange(301) * 8
+    kept = scores >= 2.0
+    found = gap_of_kept(utilities, kept[None, :], offsets, np.zeros(1), "pooled").values_per_prompt()
+    estimate = estimate_gap(utilities, kept.astype(float), offsets, no_survivors="pooled")
+    assert 0.1 < estimate.coverage < 0.9
+    for name in ("gap", "relative_gap"):
+        low, high = getattr(estimate, f"{name}_low"), getattr(estimate, f"{name}_high")
+        ours = means_above_zero(found[name])
+        assert ours.mean[0] == pytest.approx(getattr(estimate, name))
+        assert (ours.low[0], ours.high[0]) == pytest.approx((low, high), abs=0.15 * (high - low))
 
 
 def test_choosing_the_best_cut_on_the_same_samples_inflates_the_gap() -> None:
