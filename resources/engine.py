@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import yaml
 from pydantic import Field, PrivateAttr
 
+from si_dagster.assignments import assignment
 from si_dagster.engines.base import Engine
 from si_dagster.engines.process import EngineProcess
 from si_dagster.engines.replicas import EngineReplicas
@@ -40,15 +40,13 @@ class EngineResource(dg.ConfigurableResource):
         """This resource with `name=value` pairs: its own fields where they have that name, else options.
 
         Raises:
-            ValueError: If a setting has no `=`, or a value does not fit its field.
+            ValueError: If a setting is no such pair, or a value does not fit its field.
         """
         fields, options = {}, dict(self.options)
         for setting in settings:
-            name, equals, value = setting.partition("=")
-            if not equals:
-                raise ValueError(f"engine option {setting!r}: write name=value, for example dtype=float32")
+            name, value = assignment(setting, "engine option")
             place = fields if name in OWN_SETTINGS else options
-            place[name] = yaml.safe_load(value)
+            place[name] = value
         return EngineResource(**{**self._plain(), **fields, "options": options})
 
     def _plain(self) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import yaml
 from dagster._core.errors import DagsterPipesExecutionError
 from dagster._utils.warnings import PreviewWarning
 from pydantic import Field
 
+from si_dagster.assignments import assignment
 from si_dagster.training.faults import exit_reason, fault_file
 from si_dagster.training.specs import Execution, FineTuningSpec
 
@@ -41,11 +41,11 @@ def execution_of(settings: Sequence[str]) -> dict[str, Any]:
     """
     fields = {}
     for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or name not in Execution.model_fields:
+        name, value = assignment(setting, "trainer option")
+        if name not in Execution.model_fields:
             known = ", ".join(Execution.model_fields)
-            raise ValueError(f"trainer option {setting!r}: write name=value; names are {known}")
-        fields[name] = yaml.safe_load(value)
+            raise ValueError(f"trainer option {setting!r}: no such name; names are {known}")
+        fields[name] = value
     Execution.model_validate(fields)
     return fields
 

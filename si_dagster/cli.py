@@ -197,6 +197,7 @@ def findings(
 ) -> None:
     """Put the paper's findings to the test: run studies/findings_*.yaml, judge, write docs/findings.md."""
     from si_dagster import reproduction
+    from si_dagster.runs import materialize_findings
     from si_dagster.store.artifacts import Store
     from si_dagster.store.layout import default_home
     from si_dagster.studies_at_once import default_workers, run_at_once
@@ -207,6 +208,7 @@ def findings(
         failures = [] if only_write else run_at_once(planned, workers or default_workers(), quiet=as_json)
     folder = out or (default_home() / "findings" if small else reproduction.DOCS)
     page, verdicts = reproduction.write_page(Store(default_home()), folder, small, files)
+    failures += [] if small else materialize_findings(planned)
     if as_json:
         _print_json({"page": str(page), "verdicts": verdicts, "failures": failures})
     else:

@@ -47,20 +47,10 @@ def task_with(name: str, options: list[str] | None) -> Task:
         >>> task_with("sudoku4", ["num_blanks=4"]).num_blanks
         4
     """
-    import yaml
-
+    from si_dagster.assignments import assignment
     from si_dagster.tasks.catalogue import load_task
 
-    values: dict[str, Any] = {}
-    for option in options or []:
-        key, equals, text = option.partition("=")
-        if not equals or not key:
-            raise ValueError(f"--option {option!r} is not of the form NAME=VALUE")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--option {key}: {text!r} is not a YAML value") from error
-    return load_task(name, values)
+    return load_task(name, dict(assignment(option, "--option") for option in options or []))
 
 
 @tasks_app.callback(invoke_without_command=True)

@@ -5,7 +5,7 @@ It starts, watches and sums up runs. What a run computes is in `assets`; where i
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from dagster._core.events import RunFailureReason
 from rich.markup import escape
 
 from assets.automation import job_name
+from assets.findings import findings_definitions
 from assets.report import stop_reason, study_metrics
 from assets.stage_asset import asset_key, planned
 from resources.engine import EngineResource
@@ -255,6 +256,26 @@ def _sum_up(
         )
         messages += _failures(done)
     return messages
+
+
+def materialize_findings(studies: Sequence[Study]) -> list[str]:
+    """Materialize the asset `findings` over some studies, so that the UI shows what the page says.
+
+    Returns:
+        What failed.
+    """
+    store = StoreResource()
+    with (
+        open_instance(store.path) as instance,
+        session(instance, store.path) as tags,
+        progress_logger(quiet=True) as loggers,
+    ):
+        bound = dg.Definitions(resources={"store": store}, loggers=loggers)
+        graph = dg.Definitions.merge(findings_definitions(studies), bound)
+        done = graph.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance, raise_on_error=False, run_config={"loggers": {"console": {}}}, tags=tags
+        )
+    return _failures(done)
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:

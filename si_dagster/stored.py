@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-import yaml
 
 from si_dagster.analysis import comparison
 from si_dagster.analysis.catalogue import ANALYSES
 from si_dagster.analysis.data import StudyData
+from si_dagster.assignments import assignment
 from si_dagster.plan import Plan, verification_roles
 from si_dagster.stages.filtered_set import filtered_table
 from si_dagster.stages.weighting import weighted_scores
@@ -116,15 +116,15 @@ def other_weighting(study: Study, fields: Sequence[str]) -> WeightingSpec:
         fields: `field=value`, the value read as YAML.
 
     Raises:
-        StudyError: If a field or value is not one of a weighting, or names no verification of the study.
+        ValueError: If a field or value is not one of a weighting, or names no verification of the study.
     """
     changes: dict[str, Any] = {}
     for field in fields:
-        name, equals, text = field.partition("=")
-        if not equals or name not in WeightingSpec.model_fields:
+        name, value = assignment(field, "--weighting")
+        if name not in WeightingSpec.model_fields:
             allowed = ", ".join(WeightingSpec.model_fields)
-            raise StudyError(f"--weighting {field!r} is not field=value; fields: {allowed}")
-        changes[name] = yaml.safe_load(text)
+            raise StudyError(f"--weighting {field!r}: no such field; fields: {allowed}")
+        changes[name] = value
     weighting = {**study.weighting.model_dump(mode="json"), **changes}
     return Study.model_validate({**study.model_dump(mode="json"), "weighting": weighting}).weighting
 

@@ -21,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from si_dagster.assignments import assignment
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 SELF = "self"
 BASE = "base"
@@ -846,9 +848,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _apply_override(path: Path, data: dict[str, Any], override: str) -> None:
-    field, equals, text = override.partition("=")
-    if not equals or not field:
-        raise StudyError(f"{path}: override {override!r} is not of the form field.subfield=value")
+    try:
+        field, value = assignment(override, "override")
+    except ValueError as error:
+        raise StudyError(f"{path}: {error}; a field of a field is field.subfield") from None
     *parents, last = field.split(".")
     node: Any = data
     for depth, part in enumerate(parents):
@@ -856,10 +859,6 @@ def _apply_override(path: Path, data: dict[str, Any], override: str) -> None:
         node = _child(path, where, part, node)
         if not isinstance(node, dict | list):
             raise StudyError(f"{path}: override {override!r}: {where} is {node!r} and has no fields")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise StudyError(f"{path}: override {override!r}: {text!r} is not a YAML value") from None
     if isinstance(node, list):
         node[_index(path, field, last, node)] = value
     else:

@@ -11,13 +11,14 @@ import pytest
 from conftest import MINI, ROOT, run_cli
 
 from assets.findings import findings_definitions
-from resources.store import StoreResource
 from si_dagster.analysis import findings
 from si_dagster.analysis.findings import FINDINGS, MARGIN, Contrast, Evidence, Measured, verdict
 from si_dagster.analysis.findings_page import section, sections, verdict_table, written
 from si_dagster.core.intervals import Interval
+from si_dagster.instance import open_instance
 from si_dagster.plan import Plan
 from si_dagster.reproduction import SEEDS, finding_studies, shrunk, write_page
+from si_dagster.runs import materialize_findings
 from si_dagster.store.artifacts import Store
 from si_dagster.study import load_study
 
@@ -347,7 +348,9 @@ def test_the_page_holds_what_was_measured_and_says_what_was_not():
     assert nothing.count("**not measured**") == 12
 
 
-def test_the_verdicts_are_an_asset_where_any_study_of_them_is_loaded(tmp_path: Path):
+def test_the_verdicts_are_an_asset_where_any_study_of_them_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     ours = [study for name, study in finding_studies() if name == findings.ITERATION]
     strangers = [load_study(MINI), load_study(ROOT / "studies" / "findings_facts.yaml")]  # seed 0: not judged
     assert not findings_definitions(strangers).assets
@@ -356,8 +359,12 @@ def test_the_verdicts_are_an_asset_where_any_study_of_them_is_loaded(tmp_path: P
     gaps = {f"{s.name}/iteration_{t}/gap_metrics" for s in ours for t in range(4)}
     assert {key.to_user_string() for key in asset.asset_deps[dg.AssetKey("findings")]} == gaps
     assert {*asset.group_names_by_key.values()} == {"findings"}
-    done = dg.materialize([asset], resources={"store": StoreResource(home=str(tmp_path))})
-    (made,) = done.asset_materializations_for_node("findings")
+    monkeypatch.setenv("SI_DAGSTER_HOME", str(tmp_path))
+    assert materialize_findings(ours) == []
+    with open_instance(tmp_path) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey("findings"))
+    made = event and event.asset_materialization
+    assert made is not None
     assert set(made.metadata) == {"verdicts", *(f"finding_{number}" for number in range(1, 7))}
     assert str(made.metadata["verdicts"].value).count("**not measured**") == 6  # nothing is stored here
 

@@ -61,7 +61,7 @@ def test_show_renders_one_row_for_every_role(tmp_path: Path, problems: str) -> N
     [
         (("tasks", "show", "chess"), "no task 'chess': allowed are arithmetic, crescent,"),
         (("tasks", "show", "sudoku4", "--option", "blanks=3"), "options are num_blanks"),
-        (("tasks", "show", "sudoku4", "--option", "num_blanks"), "is not of the form NAME=VALUE"),
+        (("tasks", "show", "sudoku4", "--option", "num_blanks"), "write name=value"),
         (("grade", "gsm8k", "nowhere.jsonl"), "no file nowhere.jsonl"),
         (("regrade", "never_run"), "no study 'never_run'"),
         (("regrade", str(MINI)), "study 'mini' has no utilities"),
