@@ -265,6 +265,11 @@ def gap(study: StudyArgument, overrides: Overrides = None, as_json: JsonOption =
     else:
         for split in ("eval", "train"):
             _print_rows(shown_rows(metrics, split), title=f"{study}: {split} prompts")
+    _complain_of_stale(stale, study)
+
+
+def _complain_of_stale(stale: list[str], study: str) -> None:
+    """One message where anything shown is not of the recipe that the study has now."""
     if stale:
         _complain(
             f"[bold yellow]stale:[/] {len(stale)} of these were made by another recipe than the study says "
@@ -340,10 +345,13 @@ def compare(
     """J, gap and relative gap of several studies side by side, and how each differs from the first."""
     from si_dagster import stored
     from si_dagster.analysis import comparison
+    from si_dagster.status import stale_inputs
     from si_dagster.store.artifacts import Store
 
-    found = [stored.find_stored(study) for study in studies]
-    rows, fields = stored.compared(found, Store()), comparison.differing_fields(found)
+    found, store = [stored.find_stored(study) for study in studies], Store()
+    rows, fields = stored.compared(found, store), comparison.differing_fields(found)
+    for asked, study in zip(studies, found, strict=True):
+        _complain_of_stale(stale_inputs(study, store, stored.COMPARED), asked)
     if as_json:
         _print_json({"fields": fields, "rows": rows.to_dicts()})
         return

@@ -42,13 +42,13 @@ CODE_VERSIONS = {
         (
             "cross_verification",
             "scaling",
-            "verifier_quality",
             "ablations",
-            "other_gaps",
+            "diversity",
+            "sharpening",
         ),
         "3",
     ),
-    **dict.fromkeys(("verifier_overlap", "baselines"), "4"),
+    **dict.fromkeys(("verifier_overlap", "baselines", "verifier_quality", "other_gaps"), "4"),
     "threshold_sweep": "5",
 }
 """Raised when the code of a stage changes its numbers: part of every fingerprint of that stage."""
@@ -588,8 +588,7 @@ class Plan:
         """What an analysis reads of another study, if it is there: no part of this one's graph."""
         if analysis.name == "sharpening" and (greedy := self.study.analysis.greedy) is not None:
             for cell in self.study.cells():
-                for iteration in range(self.study.iterations + 1):
-                    yield replace(self.address("utilities", iteration, cell, "eval"), study=greedy)
+                yield replace(self.address("utilities", 0, cell, "eval"), study=greedy)
 
     def _analysed_rows(
         self, analysis: Analysis, iteration: int, cell: tuple[str, str], split: Split

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from assets.report import stop_reason, study_metrics
 from assets.stage_asset import planned
+from si_dagster.analysis.catalogue import ANALYSES
 from si_dagster.core.fingerprint import drift
 from si_dagster.plan import SUMMARIES, Node, Plan
 from si_dagster.store.artifacts import Store
@@ -67,6 +68,13 @@ def study_status(study: Study, store: Store) -> list[ArtifactStatus]:
         if address.stage not in SUMMARIES:
             found[address] = _artifact_status(plan, store, node, found)
     return list(found.values())
+
+
+def stale_inputs(study: Study, store: Store, analysis: str) -> list[str]:
+    """What an analysis reads of a study and is stale, by name."""
+    read = set(planned(study).analysed(ANALYSES[analysis]))
+    stale = (s for s in study_status(study, store) if s.state == "stale" and s.manifest)
+    return [status.address.artifact_id for status in stale if status.address in read]
 
 
 def _artifact_status(

@@ -21,6 +21,9 @@ from si_dagster.store.artifacts import Store
 from si_dagster.store.layout import Address, default_home
 from si_dagster.study import Study, StudyError, WeightingSpec, is_study_file, load_study
 
+COMPARED = "slices"
+"""The analysis that reads what a comparison does: texts of prompts, utilities and verifications."""
+
 
 def find_stored(study: str, overrides: Sequence[str] = ()) -> Study:
     """A study by file or by the name it was run under.
@@ -68,7 +71,7 @@ def compared(studies: Sequence[Study], store: Store) -> pl.DataFrame:
     """
     if len({study.name for study in studies}) < max(2, len(studies)):
         raise StudyError("a comparison needs two studies or more, each named once")
-    return comparison.rows([study_data(study, "slices", store) for study in studies])
+    return comparison.rows([study_data(study, COMPARED, store) for study in studies])
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ Writes: one row a measure and iteration.
 READING = """Over base is the paired difference to iteration 0 on the same prompts. Crossing k is the
 smallest k at which pass@k is below that of the base; its lower end is where the estimate first is, its
 upper end where the interval of the difference first excludes 0. Counts of distinct answers and entropy are
-biased down alike in every iteration, as all have the same n."""
+biased down alike in every iteration, as all have the same n. pass@k rests on the prompts that have k graded
+answers: where a grader failed, fewer than all for the largest k."""
 
 
 def rows(data: StudyData) -> pl.DataFrame:
@@ -64,6 +65,7 @@ def _of_policy(samples: ScoredSamples, base: ScoredSamples | None) -> Iterator[d
             "k": k,
             **columns_of("value", value),
             **columns_of("over_base", differences.get((measure, k), UNKNOWN)),
+            "num_prompts": int((~np.isnan(ours[measure, k])).sum()),
         }
     if base is not None:
         value = columns_of("value", crossing(differences))
@@ -124,7 +126,13 @@ def shown(rows: pl.DataFrame) -> list[dict[str, str]]:
     named = rows.filter(few).with_columns(
         measure=pl.when(pl.col("k") > 0).then(pl.format("pass@{}", "k")).otherwise(pl.col("measure"))
     )
-    headings = {"measure": "measure", "iteration": "t", "value": "value", "over_base": "over base"}
+    headings = {
+        "measure": "measure",
+        "iteration": "t",
+        "value": "value",
+        "over_base": "over base",
+        "num_prompts": "prompts",
+    }
     order = ["model", "task", pl.col("k") == 0, "k", "measure", "iteration"]
     return text_rows(named.sort(order), headings)
 

@@ -41,6 +41,8 @@ MARGIN = 0.02
 """A gap up to here counts as none (ours). The paper says under a point, on thousands of prompts."""
 LITTLE_OVERLAP = 0.5
 """Correlations below this count as little (ours); the paper's are .24 and .39."""
+MOSTLY_UNPARSED = 0.5
+"""A larger share of replies that cannot be read is noted beside the gap; it judges nothing (ours)."""
 ITERATION = "findings_iteration"
 ORACLE = "findings_oracle"
 """The same study with weights from ground truth; see `reproduction.VARIANTS`."""
@@ -355,6 +357,7 @@ def scaling(evidence: Evidence) -> list[Contrast]:
             "below",
             MARGIN,
             *of_means(smallest, [0.25] * 4),
+            by_convention([policies[0] for policies in seeds.values()]),
         ),
         *_cleaner_law(seeds),
     ]
@@ -441,6 +444,19 @@ def by_identity(of_seeds: Sequence[Measured]) -> str:
         return ""
     where = "" if len(floor) == len(of_seeds) else f" in seed {', '.join(floor)}"
     return f"J = 0{where}: the gap is 0 by identity, whatever the verifier"
+
+
+def unparsed_share(of_seeds: Sequence[Measured], method: str) -> float:
+    """Share of the samples that have no score by a method, mean over seeds."""
+    return float(np.mean([np.isnan(m.scores[method]).mean() for m in of_seeds]))
+
+
+def by_convention(of_seeds: Sequence[Measured]) -> str:
+    """A note on methods of which most replies cannot be read: their gap near 0 is no verdict on answers."""
+    shares = {NAMES[method]: unparsed_share(of_seeds, method) for method in METHODS}
+    unread = [f"{name} {share:.1%}" for name, share in shares.items() if share > MOSTLY_UNPARSED]
+    told = "a prompt without one that can be has a gap of 0 by convention"
+    return f"replies that cannot be read: {', '.join(unread)}; {told}" if unread else ""
 
 
 def no_gap_for_facts(evidence: Evidence) -> list[Contrast]:

@@ -14,12 +14,14 @@ from si_dagster.analysis.findings import (
     FINDINGS,
     FLOPS_AXIS,
     MIN_SEEDS,
+    MOSTLY_UNPARSED,
     NAMES,
     Contrast,
     Evidence,
     Finding,
     Measured,
     by_identity,
+    unparsed_share,
     verdict,
 )
 from si_dagster.analysis.plots import HEIGHT, WIDTH, to_markdown
@@ -48,14 +50,15 @@ These are policies of some ten to some hundred thousand parameters on tasks made
 need not hold for large models, nor the other way round.
 """
 
-MOSTLY_UNPARSED = 0.5
 VERIFIERS_READING = """Every verifier under the rule of this page (CoT-binary keeps 1, all others the best
 quarter of each prompt), on evaluation prompts: the mean over seeds, in parentheses the least and the most of
-them, which is no interval. A verifier that cannot be read shows as unparsed, one that rejects or keeps
-everything in coverage and retained, one that sees no difference in an AUROC of .5 and a TPR no higher than
-the FPR. TPR and FPR are the shares of right and of wrong answers that are kept; AUROC is over all answers,
-which rewards telling easy prompts from hard ones, and within a prompt, which is what a gap lives on. `-`:
-right and wrong answers are not both there.
+them, which is no interval, and the number of seeds where not all of them have the figure. A verifier that
+cannot be read shows as unparsed, one that rejects or keeps everything in coverage and retained, one that sees
+no difference in an AUROC of .5 and a TPR no higher than the FPR. TPR and FPR are the shares of right and of
+wrong answers that are kept; AUROC is over all answers whose reply can be read, which rewards telling easy
+prompts from hard ones, and within a prompt, which is what a gap lives on. `-`: in no seed there is what the
+figure is of: for TPR a right answer, for FPR a wrong one, for AUROC one of each with replies that can be
+read, in a prompt both of the same prompt.
 """
 
 
@@ -244,9 +247,7 @@ def _verifiers(policies: Policies) -> list[dict[str, str]]:
 def _unread(policies: Policies) -> list[str]:
     """A sentence on the verifiers of which most replies cannot be read."""
     found = {
-        f"{_method_name(method)} on {model} ({study})": np.mean(
-            [np.isnan(m.scores[method]).mean() for m in seeds]
-        )
+        f"{_method_name(method)} on {model} ({study})": unparsed_share(seeds, method)
         for (study, model, iteration), seeds in policies.items()
         for method in seeds[0].scores
         if iteration == 0
@@ -278,15 +279,16 @@ def _quality(m: Measured, method: str) -> dict[str, float]:
 
 
 def _told_quality(seeds: Sequence[dict[str, float]]) -> dict[str, str]:
-    """Mean over seeds and the range of them, over the seeds where it exists."""
+    """Mean and range of each figure over the seeds where it exists, and how many those are if not all."""
     told = {}
     for name in seeds[0]:
         known = [quality[name] for quality in seeds if not np.isnan(quality[name])]
-        mean = f"{np.mean(known):.3f}" if known else "-"
-        spread = (
-            f" ({min(known):.3f} to {max(known):.3f})" if len(known) > 1 and min(known) < max(known) else ""
-        )
-        told[name] = mean + spread
+        if not known:
+            told[name] = "-"
+            continue
+        notes = [f"{min(known):.3f} to {max(known):.3f}"] if min(known) < max(known) else []
+        notes += [f"{len(known)} of {len(seeds)} seeds"] if len(known) < len(seeds) else []
+        told[name] = f"{np.mean(known):.3f}" + (f" ({', '.join(notes)})" if notes else "")
     return told
 
 

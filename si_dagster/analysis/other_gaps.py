@@ -21,8 +21,8 @@ from si_dagster.core.intervals import (
     percentile_interval,
     resampled_sums,
 )
-from si_dagster.core.pass_at_k import majority_at_k, pass_at_k
-from si_dagster.core.samples import divide_or_nan, per_sample, sum_per_prompt
+from si_dagster.core.pass_at_k import majority_at_k
+from si_dagster.core.samples import divide_or_nan, max_per_prompt, per_sample, sum_per_prompt
 from si_dagster.core.verifier_quality import auroc_per_prompt, match_accuracy
 from si_dagster.core.weighting import best_of_n_weights
 from si_dagster.stages.conventions import bootstrap_options
@@ -42,10 +42,11 @@ Writes: one row a verification and meaning.
 """
 READING = """generation_verification_gap is the paper's: J(f[w]) - J(f) under the study's rule. pooled_gap is
 the same over all answers at once. best_of_n_gap selects the best-scored answer of each prompt, and
-pass_at_n_minus_selected is what that selection leaves of pass@n. pass_at_n_minus_expected and
-majority_minus_expected need no verifier. auroc_over_chance is how often a right answer outscores a wrong one
-of the same prompt, ties half, less 1/2. match_accuracy_over_chance is of tournaments alone: how often the
-right answer won when the verifier decided a match of a right and a wrong one, less 1/2; lots do not count."""
+pass_at_n_minus_selected is what that selection leaves of pass@n, n being as many answers as were graded.
+pass_at_n_minus_expected and majority_minus_expected need no verifier. auroc_over_chance is how often a right
+answer outscores a wrong one of the same prompt, ties half, less 1/2. match_accuracy_over_chance is of
+tournaments alone: how often the right answer won when the verifier decided a match of a right and a wrong
+one, less 1/2; lots do not count."""
 
 MATCH = pl.Struct({"A": pl.String, "B": pl.String, "winner": pl.String, "by": pl.String})
 """What is read of a match as a tournament stores it."""
@@ -69,13 +70,13 @@ def _of_policy(samples: ScoredSamples) -> Iterator[dict[str, Any]]:
 
 
 def _unverified(samples: ScoredSamples) -> dict[str, np.ndarray]:
-    """What needs no verifier, as values of each prompt."""
+    """What needs no verifier, as values of each prompt; n is as many answers as it has graded."""
     u, offsets = samples.utilities, samples.offsets
-    n = int(np.diff(offsets).min())
     expected = expected_utility(u, offsets)
-    majority = majority_at_k(samples.policy.answers, u, offsets, n, seed=samples.study.seed)
+    solved = max_per_prompt(np.where(np.isnan(u), np.nan, u >= 1.0), offsets)
+    majority = majority_at_k(samples.policy.answers, u, offsets, k=None)
     return {
-        "pass_at_n_minus_expected": pass_at_k(u, offsets, n) - expected,
+        "pass_at_n_minus_expected": solved - expected,
         "majority_minus_expected": majority - expected,
     }
 
@@ -83,7 +84,8 @@ def _unverified(samples: ScoredSamples) -> dict[str, np.ndarray]:
 def _of(samples: ScoredSamples, spec: Scorer, unverified: dict[str, np.ndarray]) -> dict[str, Interval]:
     """Every meaning of one verification or ensemble."""
     how, (scores, weights) = bootstrap_options(samples.study), samples.scores_and_weights(spec)
-    selected = samples.gap_per_prompt(best_of_n_weights(scores, samples.offsets, 1, samples.study.seed))
+    graded = np.where(np.isnan(samples.utilities), np.nan, scores)
+    selected = samples.gap_per_prompt(best_of_n_weights(graded, samples.offsets, 1, samples.study.seed))
     per_prompt = {
         "generation_verification_gap": samples.gap_per_prompt(weights),
         "best_of_n_gap": selected,

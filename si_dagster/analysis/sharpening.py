@@ -31,7 +31,7 @@ Writes: one row an iteration and verification by `log_likelihood`.
 """
 READING = """Of studies that verify by `log_likelihood`; others have none. J is the expected utility on
 evaluation prompts, `likeliest` that of the likeliest of the N answers by the policy's own log-likelihood
-(what best-of-N distillation trains on), `greedy` that of decoding at temperature 0, where the study names one
+(what best-of-N distillation trains on), `greedy` that of the base at temperature 0, where the study names one
 that did. 1/pi(y*) is the mean over prompts of the inverse probability of the likeliest answer found, the
 coverage coefficient of arXiv 2412.01951, and its median: about how many draws find that answer. It errs
 upwards."""
@@ -52,12 +52,19 @@ def rows(data: StudyData) -> pl.DataFrame:
 
 
 def _greedy(data: StudyData, samples: ScoredSamples) -> PolicySamples | None:
-    """Utilities of the same policy's greedy answers, where they are stored."""
-    if data.study.analysis.greedy is None:
+    """Utilities of the base's greedy answers to the same prompts, where they are stored.
+
+    Of iteration 0 alone: what the study that decodes greedily trains later on is another policy.
+    """
+    study = data.study.analysis.greedy
+    if study is None or samples.iteration > 0:
         return None
     cell = (samples.iteration, "utilities", samples.model, samples.task, samples.split)
-    artifact = data.artifacts.get(Address(data.study.analysis.greedy, *cell))
-    return PolicySamples.of(artifact.read(["prompt_id", "sample_index", "utility"])) if artifact else None
+    artifact = data.artifacts.get(Address(study, *cell))
+    if artifact is None:
+        return None
+    greedy = PolicySamples.of(artifact.read(["prompt_id", "sample_index", "utility"]))
+    return greedy if np.array_equal(greedy.prompt_ids, samples.policy.prompt_ids) else None
 
 
 def _row(samples: ScoredSamples, verification: str, greedy: PolicySamples | None) -> dict[str, Any]:

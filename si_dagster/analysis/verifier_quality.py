@@ -27,7 +27,8 @@ Writes: one row a verification and range of J_x.
 READING = """Prompts by how often the policy is right on them (J). At J=0 and J=1 no verifier can have a gap.
 TPR and FPR are shares of right and wrong answers that the study's rule keeps; AUROC is within prompts, since
 telling easy prompts from hard ones adds nothing. Coverage is the share of prompts of which anything is kept.
-Calibration error is of methods whose scores are probabilities, and of no others."""
+Calibration error is of methods whose scores are probabilities, and of all prompts alone: those picked by J
+are picked by what came out. Its interval is wide rather than narrow."""
 
 MEASURES = {
     "expected_utility": "expected_utility",

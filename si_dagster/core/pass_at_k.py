@@ -90,7 +90,7 @@ def majority_at_k(
     answers: np.ndarray,
     utilities: np.ndarray,
     offsets: np.ndarray,
-    k: int,
+    k: int | None,
     num_draws: int = 256,
     seed: int = 0,
 ) -> np.ndarray:
@@ -106,7 +106,7 @@ def majority_at_k(
         utilities: NaN where the grader failed; such samples are left out, and a prompt left with fewer than
             k is NaN.
         offsets: Shape (num_prompts + 1,).
-        k: Answers drawn, at least 1.
+        k: Answers drawn, at least 1; `None`: all that are graded, however many of a prompt those are.
         num_draws: Draws a prompt where k is smaller than the number of samples.
         seed: Of the draws.
 
@@ -127,15 +127,17 @@ def majority_at_k(
         [0.5]
     """
     check_layout(offsets, answers, utilities)
-    check_num_drawn(offsets, k)
+    if k is not None:
+        check_num_drawn(offsets, k)
     rng = np.random.default_rng(seed)
     graded = ~np.isnan(utilities)
     estimates = np.full(len(offsets) - 1, np.nan)
     for i in range(len(estimates)):
         rows = slice(offsets[i], offsets[i + 1])
         known = graded[rows]
-        if known.sum() >= k:
-            estimates[i] = _one_majority(answers[rows][known], utilities[rows][known], k, num_draws, rng)
+        drawn = max(int(known.sum()), 1) if k is None else k
+        if known.sum() >= drawn:
+            estimates[i] = _one_majority(answers[rows][known], utilities[rows][known], drawn, num_draws, rng)
     return estimates
 
 

@@ -18,7 +18,6 @@ from si_dagster.core.intervals import (
     Interval,
     bootstrap_ratio,
     bootstrap_ratios,
-    percentile_interval,
     resampled_sums,
 )
 from si_dagster.core.samples import (
@@ -278,6 +277,11 @@ def calibration_error(
     scores are right on average: a verifier that always says the base rate is calibrated and useless. Whether
     scores are meant as probabilities is known to the caller alone: marks that all happen to be 1 look so too.
 
+    The interval is the estimate plus and minus the `confidence` quantile of Σ_b |error of range b| over
+    resamples, cut to [0, 1] (ours). Percentiles would not do: distances grow with noise, and a resample has
+    that of the data and its own, so they can lie above the estimate and never reach a true 0. By the triangle
+    inequality this one is wide enough, and up to some twice too wide where many ranges hold samples.
+
     Args:
         utilities: In [0, 1], NaN where the grader failed; shape (num_samples,).
         scores: NaN if unparsed; same order. One outside [0, 1] is no probability: the error is NaN.
@@ -292,51 +296,32 @@ def calibration_error(
         >>> calibration_error(np.array([1.0, 0.0]), np.array([0.9, 0.9]), np.array([0, 2])).estimate
         0.4
     """
-    all_prompts = np.ones((len(offsets) - 1, 1), dtype=bool)
-    return _calibration_errors(utilities, scores, offsets, all_prompts, num_resamples, confidence, seed)[0]
-
-
-def _calibration_errors(
-    utilities: np.ndarray,
-    scores: np.ndarray,
-    offsets: np.ndarray,
-    chosen: np.ndarray,
-    num_resamples: int,
-    confidence: float,
-    seed: int,
-) -> list[Interval]:
-    """`calibration_error` of sets of prompts, bool of shape (num_prompts, num_sets), resampled once."""
     columns = _calibration_columns(utilities, scores, offsets)
     if columns is None:
-        return [UNKNOWN] * chosen.shape[1]
-    of_sets = np.hstack([np.where(mask[:, None], columns, 0.0) for mask in chosen.T])
-    draws = _calibration_error_of(resampled_sums(of_sets, num_resamples, seed))
-    estimates = _calibration_error_of(of_sets.sum(axis=0)[None, :])[0]
-    return [percentile_interval(float(e), draws[:, s], confidence) for s, e in enumerate(estimates)]
+        return UNKNOWN
+    excess = _excess_of_ranges(columns.sum(axis=0)[None, :])
+    drawn = _excess_of_ranges(resampled_sums(columns, num_resamples, seed))
+    estimate = float(np.abs(excess).sum())
+    away = float(np.nanquantile(np.abs(drawn - excess).sum(axis=1), confidence))
+    return Interval(estimate, max(0.0, estimate - away), min(1.0, estimate + away))
 
 
 def _calibration_columns(utilities: np.ndarray, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray | None:
-    """Counts and summed score - utility of each range, (num_prompts, 2 bins); `None`: no probabilities."""
+    """Count, and summed score - utility of each range, (num_prompts, 1 + bins); `None`: no probabilities."""
     known = ~(np.isnan(utilities) | np.isnan(scores))
     known_scores = scores[known]
     if not known.any() or known_scores.min() < 0.0 or known_scores.max() > 1.0:
         return None
     bins = np.minimum((known_scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    prompts = per_sample(np.arange(len(offsets) - 1), offsets)[known]
-    cells = prompts * CALIBRATION_BINS + bins
     shape = (len(offsets) - 1, CALIBRATION_BINS)
-    counts, excess = (
-        np.bincount(cells, weights=weights, minlength=shape[0] * shape[1]).reshape(shape)
-        for weights in (np.ones(cells.size), known_scores - utilities[known])
-    )
-    return np.hstack([counts, excess])
+    cells = per_sample(np.arange(shape[0]), offsets)[known] * CALIBRATION_BINS + bins
+    excess = np.bincount(cells, weights=known_scores - utilities[known], minlength=shape[0] * shape[1])
+    return np.column_stack([sum_per_prompt(known, offsets), excess.reshape(shape)])
 
 
-def _calibration_error_of(sums: np.ndarray) -> np.ndarray:
-    """From sums of `_calibration_columns` of each set, side by side; shape (num_draws, num_sets)."""
-    of_set = sums.reshape(len(sums), -1, 2 * CALIBRATION_BINS)
-    counts, excess = of_set[..., :CALIBRATION_BINS], of_set[..., CALIBRATION_BINS:]
-    return divide_or_nan(np.abs(excess).sum(axis=2), counts.sum(axis=2))
+def _excess_of_ranges(sums: np.ndarray) -> np.ndarray:
+    """n_b/n (mean score - mean utility) from sums of `_calibration_columns`; shape (num_draws, bins)."""
+    return divide_or_nan(sums[:, 1:], sums[:, :1])
 
 
 DIFFICULTY_EDGES = (0.25, 0.5, 0.75)
@@ -361,8 +346,9 @@ class DifficultyBin:
         true_positive_rate: Over the samples of the range.
         false_positive_rate: Over the samples of the range.
         auroc_per_prompt: Mean over the prompts that have both kinds.
-        mean_score: Over the samples with a score.
-        calibration_error: See `calibration_error`; NaN where scores are no probabilities.
+        mean_score: Over the graded samples with a score.
+        calibration_error: See `calibration_error`; of all prompts alone, NaN elsewhere: prompts picked by J_i
+            are picked for having been right more or less often. NaN where scores are no probabilities.
     """
 
     label: str
@@ -453,15 +439,15 @@ def quality_by_difficulty(
     ratios = {name: (np.nan_to_num(values), ~np.isnan(values)) for name, values in means.items()}
     ratios |= _sample_ratios(utilities, scores, weights, offsets)
     found = _of_ranges(ratios, chosen, how)
-    calibrations = [UNKNOWN] * chosen.shape[1]
+    calibration = UNKNOWN
     if are_probabilities:
-        calibrations = _calibration_errors(utilities, scores, offsets, chosen, *how)
+        calibration = calibration_error(utilities, scores, offsets, *how)
     return [
         DifficultyBin(
             label,
             int(chosen[:, b].sum()),
             **{name: intervals[b] for name, intervals in found.items()},
-            calibration_error=calibrations[b],
+            calibration_error=UNKNOWN if b else calibration,
         )
         for b, label in enumerate([ALL_PROMPTS, *labels])
     ]
@@ -472,7 +458,7 @@ def _sample_ratios(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Figures that are counts of samples over counts, as the sums of each prompt; coverage counts prompts."""
     right_kept, right, wrong_kept, wrong = acceptance_counts(utilities, weights, offsets).T
-    parsed = ~np.isnan(scores)
+    parsed = ~(np.isnan(scores) | np.isnan(utilities))
     score_sums = sum_per_prompt(np.where(parsed, scores, 0.0), offsets)
     return {
         "coverage": (right_kept + wrong_kept > 0, right + wrong > 0),

@@ -147,9 +147,10 @@ _VERIFIER_QUALITY = TableStage(
         *_AUROC,
         *interval_columns(
             "calibration_error",
-            "Mean distance of score and share right over ten ranges; null where scores are no probabilities.",
+            "Mean distance of score and share right over ten ranges; of `all` prompts alone, of "
+            "scores that are probabilities.",
         ),
-        *_with_interval("mean_proxy_utility", "Mean score."),
+        *_with_interval("mean_proxy_utility", "Mean score of the graded samples."),
     ),
     ("iteration", "model", "task", "verification", "difficulty"),
 )
@@ -186,6 +187,13 @@ _DIVERSITY = TableStage(
         Column("k", "int", "k of pass@k; 0 for the other measures."),
         *interval_columns("value", "The measure, mean over prompts."),
         *interval_columns("over_base", "The measure less that of iteration 0, paired by prompt."),
+        Column(
+            "num_prompts",
+            "int",
+            "Prompts the value rests on: pass@k is of those with k graded answers.",
+            True,
+            added=True,
+        ),
     ),
     ("iteration", "model", "task", "measure", "k"),
 )
@@ -354,7 +362,9 @@ _SHARPENING = TableStage(
         *_EXPECTED,
         *interval_columns("likeliest", "The same of the likeliest of the N answers of each prompt."),
         *interval_columns(
-            "greedy", "The same of the study named by `analysis.greedy`, which decoded at temperature 0."
+            "greedy",
+            "The same of the base in the study named by `analysis.greedy`, which decoded at temperature 0; "
+            "of iteration 0 alone.",
         ),
         *interval_columns(
             "inverse_likelihood", "1 / pi(y*|x), y* being the likeliest answer drawn; mean over prompts."

@@ -299,6 +299,23 @@ def test_other_gaps_by_their_definitions(tmp_path: Path) -> None:
     assert value["pooled_gap"] == pytest.approx(estimate.pooled_gap)
 
 
+def test_an_ungraded_answer_takes_no_prompt_from_what_is_left_on_the_table(tmp_path: Path) -> None:
+    """Prompt 0: one right of three graded, the best score on one without a grade; prompt 1: two of four."""
+    u = np.array([[1.0, 0.0, np.nan, 0.0], [0.0, 0.0, 1.0, 1.0]])
+    scores = np.array([[0.5, 0.1, 0.9, 0.2], [0.9, 0.1, 0.2, 0.3]])
+    of = study()
+    data = stored(tmp_path, of, scored(of, u, {"multiple_choice": scores}))
+    value = dict(checked("other_gaps", other_gaps.rows(data)).select("meaning", "value").rows())
+    # J = 1/3 and 1/2; pass@3 and pass@4 are 1; the best-scored graded answers are right and wrong.
+    assert value["pass_at_n_minus_expected"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert value["best_of_n_gap"] == pytest.approx((2 / 3 - 1 / 2) / 2)
+    assert value["pass_at_n_minus_selected"] == pytest.approx(1 / 2)
+    # Votes: three answers of one vote each, of which one is right; two for the right one.
+    assert value["majority_minus_expected"] == pytest.approx((0 + 1 / 2) / 2)
+    told = checked("diversity", diversity.rows(data)).filter(pl.col("measure") == "pass_at_k").sort("k")
+    assert told["num_prompts"].to_list() == [2, 2, 2, 1]
+
+
 def test_difficulty_takes_the_gap_apart_and_saturated_prompts_have_none(tmp_path: Path) -> None:
     u = drawn(PROMPTS, SIZE, 0)
     u[:20], u[20:40] = 0.0, 1.0

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import yaml
 from analysis.made_up import drawn, noisy, scored, stored, study
-from conftest import run_cli
+from conftest import MINI, run_cli
 
 from si_dagster.analysis.comparison import differing_fields, rows, shown, shown_differences
 from si_dagster.analysis.data import StudyData
@@ -117,3 +117,22 @@ def test_compare_prints_stored_studies(tmp_path: Path) -> None:
         .equals(expected.select("study", "gap"))
     )
     assert expected["num_paired"].to_list() == [None, PROMPTS]
+
+
+def test_compare_says_whose_rows_are_not_of_the_recipe_it_prints(home: Path, tmp_path: Path) -> None:
+    of = at(0.3)
+    kept(home, of, 0)  # made up, by no recipe of any study
+    (home / "studies" / f"{of.name}.yaml").write_text(yaml.safe_dump(of.model_dump(mode="json")))
+    told = run_cli(home, "compare", "mini", of.name, "--json").stderr
+    assert told.startswith("stale: 3 of these were made by another recipe than the study says now")
+    assert len(told.splitlines()) == 1
+    assert f"si-dagster status {of.name} says" in told
+    edited = tmp_path / "mini.yaml"
+    edited.write_text(MINI.read_text().replace("temperature: 1.0", "temperature: 1.5"))
+    done = run_cli(home, "compare", str(edited), of.name)
+    assert done.returncode == 0, done.stderr
+    first, _ = done.stderr.splitlines()
+    # Of three iterations: utilities and verifications; the prompts are the same.
+    assert first.startswith("stale: 6 of these")
+    assert "mini/iteration_0/utilities/pico|sudoku4/eval first" in first
+    assert f"si-dagster status {edited} says which fields differ" in first

@@ -205,6 +205,28 @@ def test_the_page_tells_a_blind_verifier_from_one_that_cannot_be_read():
     assert float(blind[9]) == pytest.approx(0.5, abs=0.03)
 
 
+def test_the_page_says_of_how_many_seeds_a_figure_is_and_judges_nothing_by_what_cannot_be_read():
+    """The smallest base answers legibly under MC alone; of its scores by CoT-score one seed can be read."""
+    found = family([0.2, 0.3, 0.4, 0.5], [0.0, 0.4, 0.8, 1.2], [0.0, 0.4, 0.8, 1.2])
+    silent = np.full(OFFSETS[-1], np.nan)
+
+    def muted(m: Measured) -> Measured:
+        unread = ["tournament", "cot_binary", *(["cot_score"] if m.seed != SEEDS[0] else [])]
+        return replace(m, scores=m.scores | dict.fromkeys(unread, silent)) if m.model == "xs" else m
+
+    mute = evidence(muted(m) for m in found.measured)
+    rows = [row.strip("| ").split(" | ") for row in page_of(mute).splitlines() if "| xs |" in row]
+    cells = {row[2]: row[3:] for row in rows if len(row) == 10}
+    assert cells["CoT-score"][-1].endswith(" (1 of 3 seeds)")
+    assert cells["CoT-binary"][-2:] == ["-", "-"]
+    assert "seeds" not in cells["MC"][-1]
+    contrast = findings.scaling(mute)[1]
+    assert contrast.note.startswith("replies that cannot be read: CoT-score 66.7%, CoT-binary 100.0%, tour")
+    assert contrast.status == replace(contrast, note="").status == "supported"
+    assert f"supported ({contrast.note})" in page_of(mute)
+    assert findings.scaling(found)[1].note == ""
+
+
 def test_a_gap_in_sudoku_is_expected_of_the_largest_base_alone():
     def grids(middle: float) -> list[str]:
         skills = ((0, -0.5), (2, middle), (3, 1.0))

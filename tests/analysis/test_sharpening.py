@@ -57,6 +57,22 @@ def test_greedy_decoding_of_the_study_that_is_named_stands_beside_it(tmp_path: P
     assert others == {"made_up"}
 
 
+def test_greedy_decoding_is_of_the_base_and_of_the_same_prompts(tmp_path: Path):
+    """The study that decodes greedily went on to train: its later policies are none of this study's."""
+    of = study(("log_likelihood",), iterations=1, analysis={"num_resamples": 1000, "greedy": "decoded"})
+    decoded = study(("log_likelihood",), name="decoded", iterations=1)
+    policies = [scored(of, UTILITIES, {"log_likelihood": LOGPROBS}, iteration=t) for t in (0, 1)]
+    greedy = [
+        scored(decoded, UTILITIES[:, :1], {"log_likelihood": LOGPROBS[:, :1]}, iteration=t) for t in (0, 1)
+    ]
+    stored(tmp_path / "same", decoded, *greedy)
+    told = rows(stored(tmp_path / "same", of, *policies))
+    assert told.select("iteration", "greedy").rows() == [(0, pytest.approx(2 / 3)), (1, None)]
+    fewer = scored(decoded, UTILITIES[:2, :1], {"log_likelihood": LOGPROBS[:2, :1]})
+    stored(tmp_path / "fewer", decoded, fewer)
+    assert rows(stored(tmp_path / "fewer", of, policies[0]))["greedy"].to_list() == [None]
+
+
 def test_naming_it_changes_the_recipe_of_this_analysis_and_the_report_alone():
     plans = [
         Plan(load_study(ROOT / "studies" / "sharpening.yaml", [f"analysis.greedy={name}"])) for name in "ab"

@@ -110,6 +110,13 @@ def test_majority_leaves_ungraded_samples_out() -> None:
         majority_at_k(answers, utilities, np.array([0, 4]), 5)
 
 
+def test_majority_of_all_graded_takes_as_many_of_each_prompt_as_there_are() -> None:
+    answers, utilities = np.array([0, 0, 1, 0, 1, 1]), np.array([1.0, NAN, 0.0, 0.0, 1.0, 1.0])
+    # Prompt 0: a tie of a right and a wrong answer, the third ungraded. Prompt 1: 1 wins.
+    assert majority_at_k(answers, utilities, np.array([0, 3, 6]), None).tolist() == [0.5, 1.0]
+    assert np.isnan(majority_at_k(np.array([0]), np.array([NAN]), np.array([0, 1]), None)[0])
+
+
 def test_majority_is_reproducible_by_seed() -> None:
     rng = np.random.default_rng(0)
     answers = rng.integers(0, 3, 40)

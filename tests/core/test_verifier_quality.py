@@ -143,7 +143,7 @@ def test_whole_of_the_bins_is_the_quality_without_bins() -> None:
         assert interval.low < interval.estimate < interval.high
     rates = acceptance_intervals(utilities, weights, offsets)
     assert rates == (whole.true_positive_rate, whole.false_positive_rate)
-    assert whole.mean_score.estimate == pytest.approx(np.nanmean(scores))
+    assert whole.mean_score.estimate == pytest.approx(np.nanmean(scores[~np.isnan(utilities)]))
 
 
 def test_intervals_of_rates_hold_the_truth() -> None:
@@ -158,7 +158,7 @@ def test_intervals_of_rates_hold_the_truth() -> None:
     assert (held >= 52).all()  # .95 · 60 = 57, standard deviation 1.7
 
 
-def test_scores_that_are_no_probabilities_have_no_calibration_in_any_bin() -> None:
+def test_calibration_is_of_probabilities_and_of_all_prompts_alone() -> None:
     """Marks of 1..10 that are all 1: a share of 1 to look at, and the lowest mark there is."""
     utilities = (np.random.default_rng(0).random(160) < 0.5).astype(float)
     ones, offsets = np.ones(160), np.arange(21) * 8
@@ -167,9 +167,8 @@ def test_scores_that_are_no_probabilities_have_no_calibration_in_any_bin() -> No
     chances = quality_by_difficulty(utilities, ones, ones, offsets, are_probabilities=True)
     assert chances[0].calibration_error == calibration_error(utilities, ones, offsets)
     assert chances[0].calibration_error.estimate == pytest.approx(1.0 - utilities.mean())
-    for b in chances[1:]:
-        if b.num_prompts:
-            assert b.calibration_error.estimate == pytest.approx(1.0 - b.expected_utility.estimate)
+    # Prompts that are always right said too little, whoever said it: J is part of the outcome.
+    assert all(np.isnan(b.calibration_error.estimate) for b in chances[1:])
 
 
 def test_match_accuracy_counts_right_against_wrong_alone() -> None:
@@ -194,3 +193,17 @@ def test_calibration_of_honest_bold_and_unreadable_scores() -> None:
     assert bold.low < bold.estimate < bold.high
     assert np.isnan(calibration_error(utilities, 10 * chances, offsets).estimate)  # no probabilities
     assert np.isnan(calibration_error(utilities, np.full(8000, np.nan), offsets).estimate)
+
+
+@pytest.mark.parametrize("honesty", [1.0, 0.9])
+def test_interval_of_calibration_holds_its_estimate_and_the_truth(honesty: float) -> None:
+    """Honest scores are off by 0; moved a tenth of the way to 1 they are by .1 (1 - p), .05 on average."""
+    truth, held = (1.0 - honesty) / 2, 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        chances = rng.random(1600)
+        utilities = (rng.random(1600) < chances).astype(float)
+        found = calibration_error(utilities, 1.0 - honesty * (1.0 - chances), np.arange(201) * 8)
+        assert found.low <= found.estimate <= found.high
+        held += found.low <= truth <= found.high
+    assert held >= 52  # .95 · 60 = 57, standard deviation 1.7
