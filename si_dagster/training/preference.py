@@ -7,8 +7,9 @@
 Each is a mean over the pairs of an optimiser step, however the step is cut into portions and shared among
 processes; Δ = log π(y)/π_ref(y) - log π(y')/π_ref(y'), and |y| counts the end token (ours). The reference is
 the policy training starts from. A pair is in or out: it has no weight. Pairs with a side longer than
-`max_length` are left out and counted. It does not make pairs (`stages.filtered_set` does, from
-verifications alone) and reads no utilities.
+`max_length` are left out and counted. The load-balancing loss of a mixture of experts, which TRL adds to its
+own DPO, is left out: it is one of a portion, and another of other portions. It does not make pairs
+(`stages.filtered_set` does, from verifications alone) and reads no utilities.
 
     python -m si_dagster.training.preference SPEC.json
 """

@@ -1,8 +1,9 @@
 """Pre-training of a pico policy from scratch: a plain language model on synthetic text of both roles.
 
 The loss is over every token, so verification examples teach answers too. One pass: no example is seen
-twice but by chance. In float32, on one GPU where there is one: weights of one recipe differ between devices
-by rounding, as they do between machines. It does not evaluate the policy; the loop measures what it can do.
+twice but by chance. On one GPU where there is one, in float32 but for torch's Muon, which orthogonalises in
+bfloat16: a CPU and a GPU make two policies of one recipe, and `device` in the result says which this is. It
+does not evaluate the policy; the loop measures what it can do.
 
     python -m si_dagster.training.pretrain SPEC.json
 """
@@ -87,6 +88,7 @@ def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory(),
         "peak_gpu_memory_bytes": peak_gpu_memory(),
         "seed": spec.seed,
+        "device": device,
         "torch": torch.__version__,
         "loss_curve": loss_curve(losses),
     }

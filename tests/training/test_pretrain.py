@@ -118,13 +118,14 @@ def test_it_runs_where_it_is_told_to(tmp_path):
     spec = json.loads(file.read_text())
     file.write_text(json.dumps(spec | {"device": "cpu"}))
     told = pretrain(str(file), Reporter(print))
-    assert (told["gpu_seconds"], told["peak_gpu_memory_bytes"]) == (0.0, 0)
+    assert (told["device"], told["gpu_seconds"], told["peak_gpu_memory_bytes"]) == ("cpu", 0.0, 0)
     file.write_text(json.dumps(spec | {"device": "cuda"}))
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="no GPU"):
             pretrain(str(file), Reporter(print))
         return
     on_gpu = pretrain(str(file), Reporter(print))
+    assert on_gpu["device"] == "cuda"
     assert on_gpu["gpu_seconds"] > 0
     assert on_gpu["peak_gpu_memory_bytes"] > 0
     assert on_gpu["final_loss"] == pytest.approx(told["final_loss"], rel=1e-3)
