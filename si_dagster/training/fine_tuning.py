@@ -18,12 +18,12 @@ import numpy as np
 import polars as pl
 
 from si_dagster.processes import peak_gpu_memory, peak_memory
-from si_dagster.training.checkpointing import newest_whole, vouch_for
+from si_dagster.training.checkpointing import newest_whole, remove_newer, vouch_for
 from si_dagster.training.devices import check_device, dtype_of, one_gpu_a_process
 from si_dagster.training.pretrain import loss_curve
 from si_dagster.training.reporting import Reporter
 from si_dagster.training.space import KEPT, require_space
-from si_dagster.training.specs import Execution, FineTuningSpec
+from si_dagster.training.specs import TYPE_SECTIONS, Execution, FineTuningSpec
 
 SHARED_WITH_TRL = (
     "learning_rate",
@@ -104,7 +104,9 @@ def fine_tune(
     with _work_folder(spec) as work:
         trainer = trainer_of(_tuner(spec, tokenizer, examples, report, work))
         _forget_printing(trainer)
-        outcome = trainer.train(resume_from_checkpoint=newest_whole(work, report))
+        left = newest_whole(work, spec.execution.optimizer_layout, report)
+        remove_newer(work, left, trainer.is_world_process_zero())
+        outcome = trainer.train(resume_from_checkpoint=left)
         _save(trainer, tokenizer, spec)
         peaks = _peaks(trainer)
     if not trainer.is_world_process_zero():
@@ -192,7 +194,7 @@ def _settings(spec: FineTuningSpec, work: Path) -> dict[str, Any]:
         "use_cpu": device == "cpu",
         "bf16": dtype == "bfloat16" and not execution.deepspeed,
         "gradient_checkpointing": _default(execution.gradient_checkpointing, device == "cuda"),
-        "deepspeed": _deepspeed_settings(execution, dtype),
+        "deepspeed": deepspeed_settings(execution, dtype),
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps" if saving else "no",
@@ -205,20 +207,32 @@ def _settings(spec: FineTuningSpec, work: Path) -> dict[str, Any]:
     }
 
 
-def _deepspeed_settings(execution: Execution, dtype: str) -> dict[str, Any] | None:
+def deepspeed_settings(execution: Execution, dtype: str) -> dict[str, Any] | None:
     """The DeepSpeed configuration; it computes in `dtype` and holds and sends weights in float32.
 
     Its own section `bf16` would round the weights as they are loaded and again as they are gathered, and so
-    would its list of modules that are safe in bfloat16: ZeRO-3 gathers theirs in that type.
+    would its list of modules that are safe in bfloat16: ZeRO-3 gathers theirs in that type. Gradients are
+    clipped as the study says where the configuration says nothing (DeepSpeed would at 1.0).
     """
     if not execution.deepspeed:
         return None
-    left_out = ("bf16", "fp16", "torch_autocast")
-    fields = {name: value for name, value in execution.deepspeed_fields.items() if name not in left_out}
+    fields = {name: value for name, value in execution.deepspeed_fields.items() if name not in TYPE_SECTIONS}
+    fields.setdefault("gradient_clipping", "auto")
+    if execution.zero_stage == 3:
+        fields["zero_optimization"] = _gathering(fields["zero_optimization"])
     if dtype == "bfloat16":
         autocast = {"enabled": True, "dtype": dtype, "lower_precision_safe_modules": []}
         fields["torch_autocast"] = autocast
     return fields
+
+
+def _gathering(zero: dict[str, Any]) -> dict[str, Any]:
+    """ZeRO-3 that gives its weights when they are saved; in the type they have, whatever its name says.
+
+    DeepSpeed refuses the setting beside an older name of it.
+    """
+    others = {name: value for name, value in zero.items() if not name.endswith("weights_on_model_save")}
+    return {**others, "stage3_gather_16bit_weights_on_model_save": True}
 
 
 def _default(value: bool | None, default: bool) -> bool:
@@ -253,7 +267,8 @@ def _callback(spec: FineTuningSpec, report: Reporter) -> Any:
             report.step("fine-tuning", state.global_step, state.max_steps, logs["loss"])
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            vouch_for(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.is_world_process_zero)
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            vouch_for(folder, spec.execution.optimizer_layout, state.is_world_process_zero)
 
     return Told()
 

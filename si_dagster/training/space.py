@@ -27,13 +27,13 @@ MARGIN = 1.1
 
 
 def require_space(spec: FineTuningSpec) -> None:
-    """Raise a `DiskFull` where checkpoint and the trainer's own checkpoints would not fit."""
-    needed = needed_bytes(spec)
+    """Raise a `DiskFull` where what is yet to be written would not fit."""
+    needed = needed_bytes(spec) - bytes_there(spec)
     place = next(p for p in (spec.output_dir, *spec.output_dir.parents) if p.is_dir())
     free = shutil.disk_usage(place).free
     if free >= needed:
         return
-    shrink = "raise the trainer's save_steps to 0 (no checkpoints to go on from), " if _saves(spec) else ""
+    shrink = "set the trainer's save_steps to 0 (no checkpoints to go on from), " if _saves(spec) else ""
     raise DiskFull(
         f"training needs about {needed / 1e6:,.2f} MB in {place} and {free / 1e6:,.2f} MB are free: free "
         f"some space, {shrink}or move the home to a larger disk and set SI_DAGSTER_HOME; then run again"
@@ -44,6 +44,18 @@ def needed_bytes(spec: FineTuningSpec) -> int:
     """Bytes that lie there at most: what stays, and one more of the trainer's own, or the checkpoint."""
     stored, own = weight_bytes(spec.model_dir), own_bytes(spec)
     return int(MARGIN * (KEPT * own + max(own, stored)))
+
+
+def bytes_there(spec: FineTuningSpec) -> int:
+    """Bytes of the trainer's own checkpoints that a killed run left, which are counted among the needed.
+
+    Training goes on from them or removes them. 0 where no more are written: then they stay beside the
+    checkpoint.
+    """
+    if spec.work_dir is None or not _saves(spec):
+        return 0
+    files = (file for folder in spec.work_dir.glob("checkpoint-*") for file in folder.rglob("*"))
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def own_bytes(spec: FineTuningSpec) -> int:

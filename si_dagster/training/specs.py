@@ -14,6 +14,14 @@ from si_dagster.study import DistillationSpec, PretrainRecipe
 
 DEEPSPEED_CONFIGS = Path(__file__).parent / "deepspeed"
 
+HELD_IN_16_BITS = "holds the weights in 16 bits, where updates of a small learning rate are lost"
+TYPE_SECTIONS = {
+    **dict.fromkeys(("bf16", "bfloat16", "fp16"), HELD_IN_16_BITS),
+    "torch_autocast": "is for the trainer to set",
+}
+"""Sections of a DeepSpeed configuration that choose types, and why one that is enabled is refused; `bfloat16`
+is DeepSpeed's old name of `bf16`. The trainer writes its own (`fine_tuning.deepspeed_settings`)."""
+
 
 class TrainingSpec(BaseModel):
     """Common to all trainers."""
@@ -85,6 +93,30 @@ class Execution(BaseModel):
         file = self.deepspeed_config
         return json.loads(file.read_text(encoding="utf-8")) if file else {}
 
+    @property
+    def zero_stage(self) -> int:
+        """Stage of ZeRO in the DeepSpeed configuration; 0 without."""
+        return self.deepspeed_fields.get("zero_optimization", {}).get("stage", 0)
+
+    @property
+    def optimizer_layout(self) -> str:
+        """How the trainer's own checkpoints hold the optimiser: what cannot change before they are read.
+
+        Without DeepSpeed any number of processes reads them, under it only as many as wrote them.
+
+        Examples:
+            >>> Execution(num_processes=4).optimizer_layout
+            'without DeepSpeed'
+            >>> Execution(num_processes=4, deepspeed="zero2").optimizer_layout
+            'under ZeRO-2 in 4 processes'
+            >>> Execution(deepspeed="zero2").optimizer_layout
+            'under ZeRO-2 in 1 process'
+        """
+        if not self.deepspeed:
+            return "without DeepSpeed"
+        noun = "process" if self.num_processes == 1 else "processes"
+        return f"under ZeRO-{self.zero_stage} in {self.num_processes} {noun}"
+
     def portions(self, distillation: DistillationSpec) -> tuple[int, int]:
         """(rows a process takes at once, times it does so a step), so that a step has the study's rows.
 
@@ -140,16 +172,25 @@ class FineTuningSpec(TrainingSpec):
             raise ValueError("distillation.lora cannot be merged from shards: use deepspeed zero1 or zero2")
         if self.execution.packing and (self.shards_weights or self.distillation.pairing):
             raise ValueError("packing is for sft on whole weights: set the trainer's packing to false")
-        for section in ("bf16", "fp16"):
-            if self.execution.deepspeed_fields.get(section, {}).get("enabled") is True:
+        self._refuse_other_types()
+        return self
+
+    def _refuse_other_types(self) -> None:
+        fields, file = self.execution.deepspeed_fields, self.execution.deepspeed
+        for section, why in TYPE_SECTIONS.items():
+            if fields.get(section, {}).get("enabled") is True:
                 raise ValueError(
-                    f"deepspeed: {section} holds the weights in 16 bits, where updates of a small learning "
-                    f"rate are lost: take the section out of {self.execution.deepspeed}; the trainer's bf16 "
+                    f"deepspeed: {section} {why}: take the section out of {file}; the trainer's bf16 "
                     "computes in bfloat16 over float32 weights"
                 )
-        return self
+        sent = str(fields.get("communication_data_type")).lower()
+        if sent in ("bf16", "fp16"):
+            raise ValueError(
+                f"deepspeed: communication_data_type {sent} rounds the gradients that processes send each "
+                f"other: take it out of {file}"
+            )
 
     @property
     def shards_weights(self) -> bool:
         """Whether no process holds all weights (ZeRO-3)."""
-        return self.execution.deepspeed_fields.get("zero_optimization", {}).get("stage") == 3
+        return self.execution.zero_stage == 3

@@ -1,9 +1,11 @@
 """What can be missing, and that the error says what to change; no half checkpoint is left."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,15 +13,15 @@ import torch
 import transformers.trainer as trainer_module
 from pydantic import ValidationError
 from training.rows import ROWS, run, spec_file
-from training.shapes import Shape
 
+from si_dagster.store.errors import DiskFull
 from si_dagster.study import DistillationSpec, LoraSpec
 from si_dagster.training.devices import DeviceError
 from si_dagster.training.faults import exit_reason, explained, fault_file
-from si_dagster.training.pico import character_tokenizer, new_policy
+from si_dagster.training.fine_tuning import deepspeed_settings
 from si_dagster.training.reporting import Reporter
 from si_dagster.training.sft import sft
-from si_dagster.training.space import needed_bytes, num_adapters, num_parameters, own_bytes
+from si_dagster.training.space import needed_bytes, num_adapters, num_parameters, own_bytes, require_space
 from si_dagster.training.specs import Execution, FineTuningSpec
 
 ROOT = Path(__file__).parents[2]
@@ -44,13 +46,16 @@ def test_a_disk_too_small_is_told_before_training(tmp_path, base):
     assert exit_reason(file, 1) in last
 
 
-def test_the_trainers_own_checkpoints_take_what_was_estimated(tmp_path, monkeypatch):
-    wide = tmp_path / "wide"
-    new_policy(Shape(hidden_size=128, intermediate_size=256), character_tokenizer(), 0).save_pretrained(wide)
-    character_tokenizer().save_pretrained(wide)
-    file = spec_file(tmp_path / "a", wide, ROWS, execution={"save_steps": 1, "device": "cpu"})
-    own = tmp_path / "a" / "own"
+def saving_spec(folder: Path, base: Path, save_steps: int) -> tuple[str, Path]:
+    """A spec with checkpoints of the trainer's own, and their folder."""
+    file = spec_file(folder, base, ROWS, execution={"save_steps": save_steps, "device": "cpu"})
+    own = folder / "own"
     Path(file).write_text(json.dumps(json.loads(Path(file).read_text()) | {"work_dir": str(own)}))
+    return file, own
+
+
+def test_the_trainers_own_checkpoints_take_what_was_estimated(tmp_path, wide, monkeypatch):
+    file, own = saving_spec(tmp_path / "a", wide, save_steps=1)
     rotate, sizes = trainer_module.rotate_checkpoints, []
 
     def measured(**options: Any) -> None:
@@ -67,6 +72,26 @@ def test_the_trainers_own_checkpoints_take_what_was_estimated(tmp_path, monkeypa
     assert max(sizes) == pytest.approx(3 / 2 * sizes[1], rel=0.01)
     without = spec.model_copy(update={"work_dir": None})
     assert needed_bytes(without) == pytest.approx(1.1 * 4 * num_parameters(wide), rel=0.01)
+
+
+def test_room_that_checkpoints_take_already_is_not_asked_for_again(tmp_path, wide, monkeypatch):
+    file, own = saving_spec(tmp_path / "a", wide, save_steps=2)
+    sft(file, Reporter(lambda line: None))  # four steps, and two checkpoints are left
+    there = sum(entry.stat().st_size for entry in own.glob("checkpoint-*/**/*") if entry.is_file())
+    spec = FineTuningSpec.read(file)
+    assert there > 2 * own_bytes(spec)
+
+    def run_again(spec: FineTuningSpec, free: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
+        require_space(spec)
+
+    run_again(spec, free=needed_bytes(spec) - there)
+    with pytest.raises(DiskFull, match="set the trainer's save_steps to 0"):
+        run_again(spec, free=needed_bytes(spec) - there - 1)
+    # Where no more are written, they stay as they are beside the checkpoint.
+    ending = spec.model_copy(update={"execution": Execution(device="cpu")})
+    with pytest.raises(DiskFull, match="free some space, or move the home"):
+        run_again(ending, free=needed_bytes(ending) - 1)
 
 
 def test_adapters_make_small_checkpoints_of_their_own(tmp_path, base):
@@ -141,12 +166,46 @@ def test_what_does_not_go_together_is_refused(tmp_path, base, execution, distill
         FineTuningSpec.read(file)
 
 
-def test_a_configuration_that_would_round_the_weights_is_refused(tmp_path, base):
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"bf16": {"enabled": True}}, "bf16 holds the weights in 16 bits"),
+        ({"bfloat16": {"enabled": True}}, "bfloat16 holds the weights in 16 bits"),
+        ({"fp16": {"enabled": True}}, "fp16 holds the weights in 16 bits"),
+        ({"torch_autocast": {"enabled": True}}, "torch_autocast is for the trainer"),
+        ({"communication_data_type": "BF16"}, "communication_data_type bf16 rounds the gradients"),
+        ({"communication_data_type": "fp16"}, "communication_data_type fp16 rounds the gradients"),
+    ],
+)
+def test_a_configuration_that_chooses_coarser_types_is_refused(tmp_path, base, fields, message):
     config = tmp_path / "mine.json"
-    config.write_text(json.dumps({"bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 3}}))
-    given = {"deepspeed": str(config)}
-    assert FineTuningSpec.read(spec_file(tmp_path / "a", base, ROWS, execution=given)).shards_weights
-    for section in ("bf16", "fp16"):
-        config.write_text(json.dumps({section: {"enabled": True}}))
-        with pytest.raises(ValidationError, match=f"{section} holds the weights in 16 bits"):
-            FineTuningSpec.read(spec_file(tmp_path / section, base, ROWS, execution=given))
+    config.write_text(json.dumps({"zero_optimization": {"stage": 2}, **fields}))
+    file = spec_file(tmp_path / "a", base, ROWS, execution={"deepspeed": str(config)})
+    with pytest.raises(ValidationError, match=f"deepspeed: {message}.* out of .*mine.json"):
+        FineTuningSpec.read(file)
+
+
+def test_a_configuration_is_filled_up_with_what_the_study_needs(tmp_path, base):
+    config = tmp_path / "mine.json"
+    given = {
+        "zero_optimization": {"stage": 3, "overlap_comm": False},
+        "communication_data_type": "fp32",
+        **{section: {"enabled": "auto"} for section in ("bf16", "bfloat16", "fp16")},
+    }
+    config.write_text(json.dumps(given))
+    spec = FineTuningSpec.read(spec_file(tmp_path / "a", base, ROWS, execution={"deepspeed": str(config)}))
+    gathers = {"stage3_gather_16bit_weights_on_model_save": True}
+    zero = {"stage": 3, "overlap_comm": False, **gathers}
+    filled = {"zero_optimization": zero, "gradient_clipping": "auto"}
+    assert spec.shards_weights
+    assert deepspeed_settings(spec.execution, "float32") == {"communication_data_type": "fp32", **filled}
+
+    # An older name of the setting, which DeepSpeed refuses beside the new one; and clipping that is given.
+    older = {"stage": 3, "stage3_gather_fp16_weights_on_model_save": False}
+    config.write_text(json.dumps({"zero_optimization": older, "gradient_clipping": 0.5}))
+    assert deepspeed_settings(spec.execution, "float32") == {
+        "zero_optimization": {"stage": 3, **gathers},
+        "gradient_clipping": 0.5,
+    }
+    config.write_text(json.dumps({"zero_optimization": {"stage": 2}, "gradient_clipping": "auto"}))
+    assert deepspeed_settings(spec.execution, "float32") == json.loads(config.read_text())

@@ -4,6 +4,7 @@ All trainings in two processes are made by the same two, one after the other (`t
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,17 +16,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from training.rows import largest_difference, spec_file
-from training.shapes import Shape
 
 from si_dagster.engines.base import Prompt, SamplingParams
 from si_dagster.engines.transformers import TransformersEngine
+from si_dagster.training.checkpointing import layout_of
 from si_dagster.training.launch import forget_killed_builds
-from si_dagster.training.pico import character_tokenizer, new_policy
 from si_dagster.training.preference import preference
 from si_dagster.training.reporting import Reporter
 from si_dagster.training.sft import sft
 from si_dagster.training.space import KEPT, own_bytes
-from si_dagster.training.specs import FineTuningSpec
+from si_dagster.training.specs import Execution, FineTuningSpec
 
 ROOT = Path(__file__).parents[2]
 ROWS = [(f"?{i % 10}{'A' * (1 + i % 3)}", str(i) * (1 + i % 4), 1.0 + i % 2) for i in range(32)]
@@ -39,22 +39,43 @@ RECIPE = {
     "lr_scheduler_type": "constant",
 }
 METHODS = ("sft", "dpo", "rpo", "sharpening_dpo", "dpo lora")
-VARIANTS: dict[str, dict[str, object]] = {"": {}, "lora": {"lora": {}}, "small": {"learning_rate": 1e-6}}
+VARIANTS: dict[str, dict[str, object]] = {
+    "": {},
+    "lora": {"lora": {}},
+    "small": {"learning_rate": 1e-6},
+    "stopped": {"max_steps": 2},
+}
 ZEROS = ("zero1", "zero2", "zero3")
+PORTIONS = {"micro_batch_size": 4}
+"""A step of 16 rows is 2 processes x 2 portions of 4."""
+
 TOGETHER: dict[str, tuple[str, dict[str, object]]] = {
     **{f"{method} two": (method, {}) for method in METHODS},
-    **{f"sft {zero}": ("sft", {"deepspeed": zero}) for zero in ZEROS},
-    **{f"{method} {zero}": (method, {"deepspeed": zero}) for method in METHODS[1::2] for zero in ZEROS[1:]},
+    **{f"{method} two portions": (method, PORTIONS) for method in ("sft", "rpo")},
+    **{f"sft {zero}": ("sft", {"deepspeed": zero, **PORTIONS}) for zero in ZEROS},
+    **{f"dpo {zero}": ("dpo", {"deepspeed": zero, **PORTIONS}) for zero in ZEROS[1:]},
+    **{f"sharpening_dpo {zero}": ("sharpening_dpo", {"deepspeed": zero}) for zero in ZEROS[1:]},
     "dpo lora zero2": ("dpo lora", {"deepspeed": "zero2"}),
     **{f"{zero} bf16": ("sft", {"deepspeed": zero, "bf16": True}) for zero in ZEROS},
+    **{f"{name} zero2 bf16": (name, {"deepspeed": "zero2", "bf16": True}) for name in ("dpo", "dpo lora")},
     **{f"{zero} small": ("sft small", {"deepspeed": zero, "bf16": True}) for zero in ZEROS[1:]},
     **{f"{zero} saving": ("sft", {"deepspeed": zero, "save_steps": 2}) for zero in ZEROS[1:]},
 }
 """Method, with a variant behind it, and execution of each training in two processes."""
 
+COMPARED = [name for name in TOGETHER if not name.endswith(("bf16", "small", "saving"))]
+RESUMED: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "plain then zero2": ({}, {"deepspeed": "zero2"}),
+    "zero2 then plain": ({"deepspeed": "zero2"}, {}),
+    "zero2 then zero2": ({"deepspeed": "zero2"}, {"deepspeed": "zero2"}),
+}
+"""Execution of a training that stops at its second step, and of the one that finds its checkpoint."""
 
-def spec_of(folder: Path, base: Path, method: str, execution: dict[str, object]) -> tuple[str, str]:
-    """The trainer of a training, and its spec."""
+
+def spec_of(
+    folder: Path, base: Path, method: str, execution: dict[str, object], own: Path | None = None
+) -> tuple[str, str]:
+    """The trainer of a training, and its spec; its own checkpoints go to `own`."""
     (folder / "out").mkdir(parents=True)
     method, _, variant = method.partition(" ")
     columns = ["prompt", "completion", "weight"] if method == "sft" else PAIR_COLUMNS
@@ -67,31 +88,30 @@ def spec_of(folder: Path, base: Path, method: str, execution: dict[str, object])
         "model_dir": str(base),
         "train_files": [str(folder / "train.parquet")],
         "distillation": {**RECIPE, "method": method, **VARIANTS[variant]},
-        "execution": {"device": "cpu", **execution},
-        "work_dir": str(folder / "own") if "save_steps" in execution else None,
+        "execution": {"device": "cpu", "save_steps": 0 if "bf16" in execution else 4, **execution},
+        "work_dir": str(own or folder / "own"),
     }
     (folder / "spec.json").write_text(json.dumps(spec))
     return "sft" if method == "sft" else "preference", str(folder / "spec.json")
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy so large that its weights are most of what a checkpoint holds."""
-    folder = tmp_path_factory.mktemp("wide")
-    tokenizer = character_tokenizer()
-    new_policy(Shape(hidden_size=128, intermediate_size=256), tokenizer, seed=0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory, base: Path, wide: Path) -> Path:
-    """A folder with one folder for each of `TOGETHER`, all made by the same two processes."""
+    """A folder with one folder for each of `TOGETHER` and `RESUMED`, and what was told.
+
+    All are made by the same two processes.
+    """
     folder = tmp_path_factory.mktemp("together")
-    trainings = [
-        spec_of(folder / name, wide if "saving" in name else base, method, {"num_processes": 2, **execution})
-        for name, (method, execution) in TOGETHER.items()
-    ]
+    two = {"num_processes": 2}
+    trainings = []
+    # ZeRO-3 last: in a training without DeepSpeed behind it transformers would take it to be on.
+    for name, (before, after) in RESUMED.items():
+        stopped_at, stopped = folder / f"{name}, stopped", {**two, "save_steps": 2, **before}
+        trainings.append(spec_of(stopped_at, base, "sft stopped", stopped, folder / name / "own"))
+        trainings.append(spec_of(folder / name, base, "sft", {**two, **after}))
+    for name, (method, execution) in TOGETHER.items():
+        policy = wide if "saving" in name else base
+        trainings.append(spec_of(folder / name, policy, method, {**two, **execution}))
     (folder / "list.json").write_text(json.dumps(trainings))
     done = subprocess.run(
         [
@@ -114,6 +134,7 @@ def together(tmp_path_factory: pytest.TempPathFactory, base: Path, wide: Path) -
         timeout=500,
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    (folder / "told").write_text(done.stdout)
     return folder
 
 
@@ -134,9 +155,15 @@ def made(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
     return [loss for _, loss in result["loss_curve"]], load_file(folder / "out" / "model.safetensors")
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in TOGETHER if not name.endswith(("bf16", "small", "saving"))]
-)
+def gradient_norms(folder: Path) -> list[float]:
+    """Of every step, before clipping."""
+    state = json.loads((folder / "own" / "checkpoint-4" / "trainer_state.json").read_text())
+    norms = [entry["grad_norm"] for entry in state["log_history"]]
+    assert len(norms) == RECIPE["max_steps"]
+    return norms
+
+
+@pytest.mark.parametrize("name", COMPARED)
 def test_two_ranks_train_as_one_at_the_same_batch(base, alone, together, name):
     """The reference of preference methods is whole with `zero2` and lies in shards with `zero3`."""
     losses, weights = made(alone / TOGETHER[name][0])
@@ -145,6 +172,39 @@ def test_two_ranks_train_as_one_at_the_same_batch(base, alone, together, name):
     assert largest_difference(weights, load_file(base / "model.safetensors")) > 1e-2
     assert {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in weights_of_two.items()}
     assert largest_difference(weights, weights_of_two) < 2e-3
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_gradients_of_two_ranks_are_as_large_as_those_of_one(alone, together, name):
+    """Losses and weights do not tell: a loss is logged before it is scaled, AdamW divides by the scale."""
+    norms = gradient_norms(alone / TOGETHER[name][0])
+    assert gradient_norms(together / name) == pytest.approx(norms, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["dpo", "dpo lora"])
+def test_the_reference_computes_in_the_type_of_the_policy(together, method):
+    """Else they would differ before the first step: -log sigmoid(0) = ln 2."""
+    plain, coarse = (made(together / f"{method} zero2{how}")[0] for how in ("", " bf16"))
+    assert coarse[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert coarse[1:] != plain[1:]
+    assert coarse == pytest.approx(plain, rel=0.02)
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_training_goes_on_where_it_can_read_the_optimiser_and_else_begins_anew(alone, together, name):
+    executions = [Execution.model_validate({"num_processes": 2, **how}) for how in RESUMED[name]]
+    layouts = [execution.optimizer_layout for execution in executions]
+    passed = f"checkpoint-2 is passed over: written {layouts[0]}, it cannot be gone on from {layouts[1]}"
+    told, own = (together / "told").read_text(), together / name / "own"
+    assert told.count(passed) == (layouts[0] != layouts[1])
+    assert told.count("going on from checkpoint-2") == 1
+    left = {"checkpoint-4"} if passed in told else {"checkpoint-2", "checkpoint-4"}
+    assert {path.name for path in own.glob("checkpoint-*")} == left
+    assert layout_of(own / "checkpoint-4") == layouts[1]
+    losses, weights = made(alone / "sft")
+    losses_of_it, weights_of_it = made(together / name)
+    assert losses_of_it == pytest.approx(losses, rel=1e-3)
+    assert largest_difference(weights, weights_of_it) < 2e-3
 
 
 def test_memory_is_that_of_all_ranks(together):

@@ -14,10 +14,12 @@ from training.rows import largest_difference, run, spec_file
 from si_dagster.training.checkpointing import is_whole, newest_whole
 from si_dagster.training.reporting import Reporter
 from si_dagster.training.sft import sft
+from si_dagster.training.specs import Execution
 
 ROOT = Path(__file__).parents[2]
 ROWS = [(f"?{i}A", str(i % 4), 1.0) for i in range(64)]
 RECIPE = {"max_steps": 400, "per_device_train_batch_size": 4, "lr_scheduler_type": "linear"}
+PLAIN = Execution().optimizer_layout
 
 
 def with_work_folder(file: str) -> Path:
@@ -53,11 +55,11 @@ def test_a_killed_trainer_ends_where_an_unbroken_one_does(tmp_path, base):
     kill_after_checkpoint(file, work)
     out = tmp_path / "killed" / "out"
     assert not list(out.iterdir()), "no half checkpoint"
-    newest = newest_whole(work, Reporter(lambda line: None))
+    newest = newest_whole(work, PLAIN, Reporter(lambda line: None))
     assert newest is not None
     damaged = Path(newest) / "model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    before = newest_whole(work, Reporter(lambda line: None))
+    before = newest_whole(work, PLAIN, Reporter(lambda line: None))
     assert before is not None, "the one before stays until the next is whole"
     assert before != newest
 
