@@ -64,7 +64,7 @@ def prepared_platform(device: str, num_threads: int | None) -> "torch.device":
     """
     if importlib.util.find_spec("vllm") is None:
         raise EngineError(
-            "vllm is not installed for this Python: install the extra [vllm] of the clone on a GPU machine, or "
+            "vllm is not installed for this Python: install the extra [vllm] on a GPU machine, or "
             "run `make vllm` for its own environment on CPU (docs/engines.md)"
         )
     defaults = dict(ENVIRONMENT)
