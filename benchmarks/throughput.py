@@ -27,6 +27,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from si_dagster.engines.registry import open_engine
 from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store
 from si_dagster.store.manifest import Manifest
-from si_dagster.study import load_study, parse_study
+from si_dagster.study import Study, load_study, parse_study
 
 CELL = ("policy", "sudoku4")
 WARM_UP = 8
@@ -104,8 +105,7 @@ def drawn(arguments: argparse.Namespace, scratch: Path) -> tuple[Path, dict[str,
     """
     home = scratch / "home"
     file = study_file(scratch, arguments.checkpoint, train=WARM_UP, held=arguments.num_prompts)
-    told = [f"--engine-option={name}={value}" for name, value in options_of(arguments).items()]
-    run_study(file, home, "--engine", arguments.engine, *told)
+    materialize_generations(load_study(file), home, arguments)
     plan, store = Plan(load_study(file)), Store(home)
     manifests = [
         store.require(plan.address("generations", 0, CELL, split)).manifest for split in ("train", "eval")
@@ -113,6 +113,33 @@ def drawn(arguments: argparse.Namespace, scratch: Path) -> tuple[Path, dict[str,
     start, warm = (manifest.metadata["wall_seconds"] for manifest in manifests)
     tokens = manifests[1].metadata["num_tokens"]
     return home, {"completions": manifests[1].num_rows, "tokens": tokens, "cold": start + warm, "warm": warm}
+
+
+def materialize_generations(study: Study, home: Path, arguments: argparse.Namespace) -> None:
+    """The generations of iteration 0 and what they are made from, by Dagster, as a run of the study does."""
+    import dagster as dg
+
+    from assets.automation import job_name
+    from assets.stage_asset import asset_key
+    from resources.engine import EngineResource
+    from resources.store import StoreResource
+    from si_dagster.console import progress_logger
+    from si_dagster.definitions import definitions
+    from si_dagster.instance import open_instance
+
+    engine = EngineResource(kind=arguments.engine).with_settings(arguments.engine_option)
+    with open_instance(home) as instance, progress_logger(quiet=True) as loggers:
+        graph = definitions([study], StoreResource(home=str(home)), engine)
+        job = dg.Definitions.merge(graph, dg.Definitions(loggers=loggers)).resolve_job_def(
+            job_name(study.name, "all_iterations")
+        )
+        base = asset_key(study, "base_checkpoint", None)
+        job.execute_in_process(
+            instance=instance,
+            partition_key=dg.MultiPartitionKey({"model": CELL[0], "task": CELL[1]}),
+            asset_selection=[base, *(asset_key(study, stage, 0) for stage in ("prompts", "generations"))],
+            run_config={"loggers": {"console": {}}},
+        )
 
 
 def prompts_of(home: Path, scratch: Path, split: str) -> list[tuple[str, str]]:
@@ -146,25 +173,36 @@ def bare(arguments: argparse.Namespace, scratch: Path, home: Path) -> dict[str, 
 
 
 def asset(arguments: argparse.Namespace) -> None:
-    """Cold: with the start of the engine on both sides. Warm: the second split alone, on both sides."""
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        home, ours = drawn(arguments, scratch)
-        alone = bare(arguments, scratch, home)
-        told(
-            "asset against bare engine",
-            engine=arguments.engine,
-            options=options_of(arguments),
-            completions=ours["completions"],
-            asset_seconds=ours["warm"],
-            bare_seconds=alone["timed_seconds"],
-            ratio=ours["warm"] / alone["timed_seconds"],
-            asset_tokens_per_second=ours["tokens"] / ours["warm"],
-            bare_tokens_per_second=alone["timed_tokens"] / alone["timed_seconds"],
-            asset_seconds_with_start=ours["cold"],
-            bare_seconds_with_start=alone["cold"],
-            ratio_with_start=ours["cold"] / alone["cold"],
-        )
+    """Cold: with the start of the engine on both sides. Warm: the second split alone, on both sides.
+
+    Both sides take turns; the ratio is that of the medians.
+    """
+    turns = []
+    for _ in range(arguments.repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            home, ours = drawn(arguments, Path(folder))
+            turns.append((ours, bare(arguments, Path(folder), home)))
+    warm, alone, cold, alone_cold = (
+        median(turn[side][which] for turn in turns)
+        for which, side in (("warm", 0), ("timed_seconds", 1), ("cold", 0), ("cold", 1))
+    )
+    ours, bares = turns[0]
+    told(
+        "asset against bare engine",
+        engine=arguments.engine,
+        options=options_of(arguments),
+        completions=ours["completions"],
+        repeats=len(turns),
+        asset_seconds=warm,
+        bare_seconds=alone,
+        ratio=warm / alone,
+        ratio_of_each=[round(ours["warm"] / bares["timed_seconds"], 3) for ours, bares in turns],
+        asset_tokens_per_second=ours["tokens"] / warm,
+        bare_tokens_per_second=bares["timed_tokens"] / alone,
+        asset_seconds_with_start=cold,
+        bare_seconds_with_start=alone_cold,
+        ratio_with_start=cold / alone_cold,
+    )
 
 
 HARNESS_TASK = {
@@ -392,6 +430,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--home", type=Path)
     parser.add_argument("--engine-option", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--num-prompts", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=3, help="turns of asset and bare engine")
     parser.add_argument("--prefix", type=int, default=200)
     parser.add_argument("--rows", type=int)
     parser.add_argument("--sizes", type=lambda text: [int(float(size)) for size in text.split(",")])

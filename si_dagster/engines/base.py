@@ -157,7 +157,7 @@ class Engine(Protocol):
 
 
 def num_lanes(engine: Engine | None) -> int:
-    """Calls that an engine answers at once: its attribute `num_lanes`, or 1, as most (and none).
+    """Calls that an engine is given at once: its attribute `num_lanes`, or 1 (also without an engine).
 
     An engine with several lanes is called from as many threads; which lane answers changes nothing.
     """

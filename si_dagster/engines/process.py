@@ -2,8 +2,8 @@
 
 The memory of a policy goes back to the machine when the process ends, and what kills it (the kernel's
 out-of-memory killer, a fault in a native library) does not kill the caller. Calls may come from several
-threads; as many are answered at once as the engine has lanes. It does not restart a dead engine: the
-caller's stage fails, and resumes from its last chunk.
+threads; as many are answered at once as the engine has lanes, the others wait in the child. It does not
+restart a dead engine: the caller's stage fails, and resumes from its last chunk.
 """
 
 import contextlib
@@ -137,10 +137,13 @@ class EngineProcess(RemoteEngine):
         for thread in self._threads:
             thread.start()
         try:
-            self.num_lanes: int = self._call("open", kind, str(path), dict(options or {}))
+            lanes: int = self._call("open", kind, str(path), dict(options or {}))
         except BaseException:
             self.close()
             raise
+        self.num_lanes = lanes + 1
+        """One call more than the child answers at once: it waits there, so that the engine is not idle while
+        the caller writes what came back."""
 
     @property
     def is_closed(self) -> bool:

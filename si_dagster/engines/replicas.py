@@ -49,7 +49,9 @@ class EngineReplicas:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         if not str(options.get("device", "auto")).startswith("cpu"):
             check_gpus(data_parallel_size * width, num_gpus(visible))
-        self._threads = ThreadPoolExecutor(data_parallel_size)
+        self.num_lanes = 2
+        """One call under way and one that waits in the pipes, as for a single engine."""
+        self._threads = ThreadPoolExecutor(self.num_lanes * data_parallel_size)
         with ExitStack() as stack:
             stack.callback(self._threads.shutdown)
             starts = [

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any
 
 from si_dagster.engines.base import Engine, Usage, num_lanes
@@ -51,10 +52,20 @@ class Desk:
         self.engine = open_engine(kind, path, **options)
         return num_lanes(self.engine)
 
+    def read_ahead(self, questions: "SimpleQueue[Question | None]") -> None:
+        """Take questions off the pipe while others are answered: who asks never waits for a full pipe."""
+        try:
+            while question := self.question():
+                questions.put(question)
+        finally:
+            questions.put(None)
+
 
 def serve(desk: Desk) -> None:
     """Open the engine, then answer until the other end is closed."""
-    first = desk.question()
+    questions: SimpleQueue[Question | None] = SimpleQueue()
+    threading.Thread(target=desk.read_ahead, args=(questions,), daemon=True).start()
+    first = questions.get()
     if first is None:
         return
     desk.answer(first[0], desk.open, first[2])
@@ -62,9 +73,9 @@ def serve(desk: Desk) -> None:
     if engine is None:
         return
     lanes = num_lanes(engine)
-    # One lane needs no thread: torch and signals are happiest in the main one.
+    # One lane answers from the main thread, where torch and signals are happiest.
     pool = ThreadPoolExecutor(lanes) if lanes > 1 else None
-    while question := desk.question():
+    while question := questions.get():
         number, method, arguments = question
         job = (number, getattr(engine, method), arguments)
         if pool is None:

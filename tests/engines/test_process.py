@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -185,6 +186,19 @@ def test_an_interrupted_call_ends_the_child_and_its_fork(tmp_path, forking_pytho
     assert ended(int((tmp_path / "fork").read_text()), seconds=0.1)
     assert not psutil.pid_exists(engine.pid)
     assert time.monotonic() - started < CLOSE_SECONDS, "killed, not waited for"
+
+
+def test_a_question_larger_than_the_pipe_waits_in_a_busy_child_and_keeps_nobody(tmp_path, forking_python):
+    engine = EngineProcess("forking", tmp_path, python=forking_python)
+    assert engine.num_lanes == 2, "one call under way and one that waits"
+    prompts = [Prompt(str(i), "?" * 100) for i in range(20_000)]
+    with ThreadPoolExecutor(2) as threads:
+        calls = [threads.submit(engine.generate, prompts, SamplingParams()) for _ in range(2)]
+        time.sleep(1)
+        started = time.monotonic()
+        engine.close()
+        assert time.monotonic() - started < 2 * CLOSE_SECONDS
+        assert all("is closed" in str(call.exception()) for call in calls)
 
 
 def test_a_fork_is_gone_after_the_parent_was_killed(tmp_path, forking_python):
