@@ -27,6 +27,7 @@ from si_dagster.store.errors import (
     StoreWarning,
 )
 from si_dagster.store.integrity import BEGIN, MANIFEST, OWN_FILES, data_files, file_fault, read_manifest
+from si_dagster.store.keys import KeyHashes
 from si_dagster.store.layout import Address
 from si_dagster.store.locks import FileLock
 from si_dagster.store.manifest import FileEntry, InputRef, Manifest, content_version
@@ -81,8 +82,8 @@ class Writer:
             )
         )
         self._entries: dict[str, FileEntry] = {}
-        self._keys: set[object] = set()
-        """Natural keys of all parts; a look-up a row, where a join against all parts took 0.1 s a part."""
+        self._keys = KeyHashes()
+        """Natural keys of all parts; a join against all parts took 0.1 s a part."""
         self._refuse_nesting()
         lock = self.folder.parent / f".lock-{self.folder.name}"
         self._lock = FileLock(lock, address.artifact_id)
@@ -267,11 +268,19 @@ class Writer:
                     name, f"{self.folder / name} cannot be read ({error}); its rows are made again"
                 )
                 continue
-            if not self._keys.isdisjoint(keys):
+            if self._stored(keys):
                 self._set_aside(name, f"{self.folder / name} repeats rows of other parts")
                 continue
             self._entries[name] = entry
-            self._keys.update(keys)
+            self._keys.add(keys)
+
+    def _stored(self, keys: pl.DataFrame) -> list[tuple[object, ...]]:
+        """Those of the keys that are in a part; parts are read only where hashes meet."""
+        seen = keys.filter(self._keys.seen(keys))
+        if seen.is_empty():
+            return []
+        stored = self.existing(keys.columns)
+        return seen.join(stored, on=keys.columns, how="semi", nulls_equal=True).rows()
 
     def existing(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """The rows of the parts that are whole; what is missing from them is still to be made.
@@ -302,14 +311,15 @@ class Writer:
         frame = table.checked(frame)
         if frame.is_empty():
             return None
-        keys = _key_values(frame.select(table.key))
-        if twice := self._keys.intersection(keys):
+        keys = frame.select(table.key)
+        if twice := self._stored(keys):
+            first = ", ".join(map(str, twice[0]))
             raise SchemaError(
-                f"{self.address.artifact_id}: {len(twice)} rows are already there, e.g. {next(iter(twice))}; "
+                f"{self.address.artifact_id}: {len(twice)} rows are already there, e.g. {first}; "
                 "write only what `existing` does not hold"
             )
         entry = self._put(frame)
-        self._keys.update(keys)
+        self._keys.add(keys)
         return entry
 
     def _put(self, frame: pl.DataFrame) -> FileEntry:
@@ -477,12 +487,7 @@ class Writer:
         self._put(self._stage.empty())
 
 
-def _key_values(keys: pl.DataFrame) -> list[object]:
-    """One hashable value a row: the column itself where there is one, else tuples."""
-    return keys.to_series().to_list() if keys.width == 1 else list(keys.iter_rows())
-
-
-def _inspect_part(path: Path, table: TableStage) -> tuple[FileEntry, list[object]]:
+def _inspect_part(path: Path, table: TableStage) -> tuple[FileEntry, pl.DataFrame]:
     """Read a part whole, page checksums included, and keep its keys."""
     import pyarrow.parquet as pq
 
@@ -494,8 +499,8 @@ def _inspect_part(path: Path, table: TableStage) -> tuple[FileEntry, list[object
                 f"{', '.join(table.dtypes)}. Run with --supersede to make it anew"
             )
         frames = [pl.DataFrame(batch.select(list(table.key))) for batch in file.iter_batches()]
+        keys = pl.concat([table.empty().select(table.key), *frames])
         num_rows = file.metadata.num_rows
-    keys = [value for frame in frames for value in _key_values(frame)]
     if len(keys) != num_rows:
         raise OSError(f"holds {len(keys)} rows, its footer says {num_rows}")
     size, sha256 = path.stat().st_size, atomic.sha256_file(path)

@@ -188,13 +188,14 @@ def test_an_interrupted_call_ends_the_child_and_its_fork(tmp_path, forking_pytho
     assert time.monotonic() - started < CLOSE_SECONDS, "killed, not waited for"
 
 
-def test_a_question_larger_than_the_pipe_waits_in_a_busy_child_and_keeps_nobody(tmp_path, forking_python):
-    engine = EngineProcess("forking", tmp_path, python=forking_python)
+def test_a_question_larger_than_the_pipe_waits_in_a_busy_child_and_keeps_nobody(tmp_path):
+    engine = EngineProcess("scripted", tmp_path)
     assert engine.num_lanes == 2, "one call under way and one that waits"
-    prompts = [Prompt(str(i), "?" * 100) for i in range(20_000)]
+    prompts = [Prompt(str(i), PROMPTS[0].text) for i in range(100_000)]
     with ThreadPoolExecutor(2) as threads:
-        calls = [threads.submit(engine.generate, prompts, SamplingParams()) for _ in range(2)]
-        time.sleep(1)
+        calls = [threads.submit(engine.generate, prompts, SamplingParams(n=640)) for _ in range(2)]
+        time.sleep(2)
+        assert not any(call.done() for call in calls)
         started = time.monotonic()
         engine.close()
         assert time.monotonic() - started < 2 * CLOSE_SECONDS
