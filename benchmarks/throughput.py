@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +36,8 @@ import polars as pl
 import yaml
 
 from assets.report import study_metrics
+from si_dagster.engines import vllm_setup
+from si_dagster.engines.checkpoints import CPU_CACHE_BYTES
 from si_dagster.engines.process import child_environment, engine_python
 from si_dagster.engines.registry import open_engine
 from si_dagster.plan import Plan
@@ -219,38 +222,83 @@ HARNESS_TASK = {
 
 
 def harness(arguments: argparse.Namespace) -> None:
-    """The same prompts, 16 samples each, with the start on both sides and, what is left without it, warm."""
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        home, ours = drawn(arguments, scratch)
-        rows = pl.DataFrame(prompts_of(home, scratch, "eval"), ["prompt_id", "prompt"], orient="row")
-        rows.write_ndjson(scratch / "prompts.jsonl")
-        task = {**HARNESS_TASK, "dataset_kwargs": {"data_files": {"test": str(scratch / "prompts.jsonl")}}}
-        (scratch / "sudoku4_samples.yaml").write_text(yaml.safe_dump(task))
-        theirs = harness_seconds(arguments, scratch)
-        start = harness_seconds(arguments, scratch, "--limit", str(WARM_UP))
-        told(
-            "asset against lm-evaluation-harness",
-            engine=arguments.engine,
-            completions=ours["completions"],
-            asset_seconds=ours["warm"],
-            harness_seconds=theirs - start,
-            ratio=(theirs - start) / ours["warm"],
-            asset_seconds_with_start=ours["cold"],
-            harness_seconds_with_start=theirs,
-            ratio_with_start=theirs / ours["cold"],
-        )
+    """The same prompts, 16 samples each, in turns; the ratio is that of the medians.
+
+    Theirs without its start is its own progress bar from 0 to 100%: no loading, no scoring.
+    """
+    turns = []
+    for _ in range(arguments.repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            scratch = Path(folder)
+            home, ours = drawn(arguments, scratch)
+            rows = pl.DataFrame(prompts_of(home, scratch, "eval"), ["prompt_id", "prompt"], orient="row")
+            rows.write_ndjson(scratch / "prompts.jsonl")
+            task = {
+                **HARNESS_TASK,
+                "dataset_kwargs": {"data_files": {"test": str(scratch / "prompts.jsonl")}},
+            }
+            (scratch / "sudoku4_samples.yaml").write_text(yaml.safe_dump(task))
+            turns.append((ours, *harness_seconds(arguments, scratch)))
+    warm, cold = (median(ours[name] for ours, *_ in turns) for name in ("warm", "cold"))
+    theirs_warm, theirs_cold = (median(turn[place] for turn in turns) for place in (1, 2))
+    told(
+        "asset against lm-evaluation-harness",
+        engine=arguments.engine,
+        options=options_of(arguments),
+        harness_options=arguments.harness_option,
+        harness_tuned=arguments.tuned,
+        completions=turns[0][0]["completions"],
+        repeats=len(turns),
+        asset_seconds=warm,
+        harness_seconds=theirs_warm,
+        ratio=theirs_warm / warm,
+        ratio_of_each=[round(theirs / ours["warm"], 3) for ours, theirs, _ in turns],
+        asset_seconds_with_start=cold,
+        harness_seconds_with_start=theirs_cold,
+        ratio_with_start=theirs_cold / cold,
+    )
 
 
-def harness_seconds(arguments: argparse.Namespace, scratch: Path, *limit: str) -> float:
-    backend = {"transformers": "hf", "vllm": "vllm"}[arguments.engine]
+def harness_seconds(arguments: argparse.Namespace, scratch: Path) -> tuple[float, float]:
+    """Of its generation alone, and of the whole command."""
+    backend, batch = {"transformers": ("hf", "256"), "vllm": ("vllm", "auto")}[arguments.engine]
     dtype = options_of(arguments).get("dtype", "float32")
-    command = [arguments.lm_eval, "-m", "lm_eval", "run", "--model", backend]
-    command += ["--model_args", f"pretrained={arguments.checkpoint},dtype={dtype}"]
-    command += ["--tasks", "sudoku4_samples", "--include_path", str(scratch), "--batch_size", "256", *limit]
-    began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began
+    settings, environment = vllm_settings() if arguments.tuned else ({}, {})
+    settings = {"pretrained": arguments.checkpoint.absolute(), "dtype": dtype, **settings}
+    settings |= dict(option.split("=", 1) for option in arguments.harness_option)
+    model_args = ",".join(f"{name}={value}" for name, value in settings.items())
+    command = [arguments.lm_eval, "-m", "lm_eval", "run", "--model", backend, "--model_args", model_args]
+    command += ["--tasks", "sudoku4_samples", "--include_path", str(scratch), "--batch_size", batch]
+    began, seen, lines = time.perf_counter(), [], deque(maxlen=60)
+    with subprocess.Popen(
+        command,
+        cwd=scratch,
+        env={**environment, **os.environ},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,  # each step of the bar is a line
+    ) as child:
+        for line in child.stderr or ():
+            lines.append(line)
+            if line.startswith("Running generate_until requests:"):
+                seen.append(time.perf_counter())
+    if child.returncode or not seen:
+        sys.exit(f"{''.join(lines)}lm-evaluation-harness failed: {' '.join(command)}")
+    return seen[-1] - seen[0], time.perf_counter() - began
+
+
+def vllm_settings() -> tuple[dict[str, Any], dict[str, str]]:
+    """What our engine opens vLLM with on CPU, for the other side too: arguments, environment."""
+    settings = {
+        "enforce_eager": True,
+        "enable_chunked_prefill": False,
+        "block_size": vllm_setup.CPU_BLOCK_TOKENS,
+        "max_num_batched_tokens": vllm_setup.CPU_BATCHED_TOKENS,
+        "max_num_seqs": vllm_setup.sized_num_seqs(0),
+        "kv_cache_memory_bytes": CPU_CACHE_BYTES,
+    }
+    threads = {"OMP_NUM_THREADS": str(os.cpu_count()), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return settings, {**vllm_setup.ENVIRONMENT, **vllm_setup.CPU_ENVIRONMENT, **threads}
 
 
 def prefix(arguments: argparse.Namespace) -> None:
@@ -429,21 +477,26 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--study", type=Path, default=Path("studies/quickstart.yaml"))
     parser.add_argument("--home", type=Path)
     parser.add_argument("--engine-option", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--num-prompts", type=int, default=2000)
+    parser.add_argument("--num-prompts", type=int)
     parser.add_argument("--repeats", type=int, default=3, help="turns of asset and bare engine")
     parser.add_argument("--prefix", type=int, default=200)
     parser.add_argument("--rows", type=int)
     parser.add_argument("--sizes", type=lambda text: [int(float(size)) for size in text.split(",")])
     parser.add_argument("--lm-eval", help="python of an environment with lm_eval")
+    parser.add_argument("--harness-option", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--tuned", action="store_true", help="lm_eval gets our settings of vLLM on CPU")
     return parser.parse_args()
 
 
 MEASURES = {function.__name__: function for function in (asset, harness, prefix, growth, store, loop, write)}
+NUM_PROMPTS = {"prefix": 60}
+"""Where 2000 take too long: 32 texts each, read one by one on the other side."""
 SIZES = {"growth": [10**3, 10**4, 10**5], "store": [10**5, 10**6, 10**7]}
 
 
 def main() -> None:
     arguments = parsed()
+    arguments.num_prompts = arguments.num_prompts or NUM_PROMPTS.get(arguments.what, 2000)
     arguments.sizes = arguments.sizes or SIZES.get(arguments.what)
     if arguments.what != "write":
         print(f"# {datetime.now().date()}", flush=True)

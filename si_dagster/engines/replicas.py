@@ -22,6 +22,9 @@ from si_dagster.engines.process import EngineProcess
 
 Answer = TypeVar("Answer")
 
+COMPUTE_HERE = ("transformers", "vllm")
+"""Engines that take `num_threads`; the others ask processes elsewhere."""
+
 
 class EngineReplicas:
     """`data_parallel_size` engines as one.
@@ -29,7 +32,8 @@ class EngineReplicas:
     Args:
         kind: A name `open_engine` knows.
         path: Checkpoint folder.
-        options: Keyword arguments of each engine; `tensor_parallel_size` GPUs are set aside for each.
+        options: Keyword arguments of each engine; `tensor_parallel_size` GPUs are set aside for each. Without
+            GPUs they share the cores, unless `num_threads` says otherwise.
         data_parallel_size: How many.
         python: The Python to run them with; default: that of the kind.
 
@@ -47,8 +51,11 @@ class EngineReplicas:
     ) -> None:
         width = int(options.get("tensor_parallel_size", 1))
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if not str(options.get("device", "auto")).startswith("cpu"):
-            check_gpus(data_parallel_size * width, num_gpus(visible))
+        on_cpu = str(options.get("device", "auto")).startswith("cpu")
+        gpus = 0 if on_cpu else num_gpus(visible)
+        check_gpus(data_parallel_size * width, gpus)
+        if not gpus and kind in COMPUTE_HERE:
+            options = {"num_threads": threads_of_each(data_parallel_size), **options}
         self.num_lanes = 2
         """One call under way and one that waits in the pipes, as for a single engine."""
         self._threads = ThreadPoolExecutor(self.num_lanes * data_parallel_size)
@@ -122,6 +129,16 @@ class EngineReplicas:
         if failed is not None:
             raise failed
         return [answer.result() for answer in answers]
+
+
+def threads_of_each(count: int) -> int:
+    """CPU threads of each of `count` engines that share the cores of this process.
+
+    Examples:
+        >>> threads_of_each(10**6)
+        1
+    """
+    return max(1, (os.cpu_count() or 1) // count)
 
 
 def check_gpus(wanted: int, visible: int) -> None:

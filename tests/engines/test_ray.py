@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import time
+from contextlib import closing
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -65,18 +66,15 @@ def test_a_node_killed_midway_loses_nothing_and_repeats_nothing(
     cluster: TwoNodes, prompts: pl.DataFrame, unbroken: pl.DataFrame, tmp_path: Path
 ) -> None:
     cluster.start_second_node()
-    engine = open_ray(cluster, tmp_path)
-    assert engine.num_lanes == 3, "one actor a node, and a chunk that waits"
-    meter = CostMeter(engine, tmp_path / "cost.json")
-    with open_writer(tmp_path) as writer:
+    with closing(open_ray(cluster, tmp_path)) as engine, open_writer(tmp_path) as writer:
+        assert engine.num_lanes == 3, "one actor a node, and a chunk that waits"
+        meter = CostMeter(engine, tmp_path / "cost.json")
         for count, chunk in enumerate(generation_chunks(prompts, engine, SAMPLING, ADDRESS, CHUNK), 1):
             writer.write_part(chunk)
             assert writer.existing(["prompt_id"])["prompt_id"].n_unique() == CHUNK * count
             if count == 3:
                 cluster.kill_second_node()
-        stored = writer.existing()
-    cost = meter.cost()
-    engine.close()
+        stored, cost = writer.existing(), meter.cost()
     assert cost["actors_lost"] >= 1, "and the metadata of the stage says so"
     assert stored.sort("generation_id").equals(unbroken.select(stored.columns))
     assert cost["completion_tokens"] == unbroken["num_tokens"].sum(), (

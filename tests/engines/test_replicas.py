@@ -1,5 +1,7 @@
 """Several engines as one."""
 
+from contextlib import closing
+
 import psutil
 import pytest
 
@@ -50,6 +52,24 @@ def test_one_that_dies_is_an_error_and_all_end(policy):
 def test_one_that_cannot_start_is_an_error(tmp_path):
     with pytest.raises(EngineError, match="no such checkpoint folder"):
         EngineReplicas("scripted", tmp_path / "nowhere", {}, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "threads"),
+    [("vllm", {}, 3), ("transformers", {"num_threads": 5}, 5), ("openai", {}, None)],
+)
+def test_without_gpus_engines_share_the_cores(kind, options, threads, policy, monkeypatch):
+    started = []
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.setattr("si_dagster.engines.replicas.num_gpus", lambda visible: 0)
+
+    def start(kind, path, options, *others):
+        started.append(options)
+        return ScriptedEngine(policy)
+
+    monkeypatch.setattr("si_dagster.engines.replicas.EngineProcess", start)
+    with closing(EngineReplicas(kind, policy, options, 2)):
+        assert [given.get("num_threads") for given in started] == [threads, threads]
 
 
 @pytest.fixture
