@@ -34,6 +34,7 @@ from si_dagster.status import refuse_other_recipe, study_status
 from si_dagster.store.artifacts import Store
 from si_dagster.store.atomic import write_bytes
 from si_dagster.store.layout import default_home
+from si_dagster.stored import nothing_stored
 from si_dagster.study import BASE, SELF, Study, StudyError, is_study_file, load_study
 
 
@@ -339,7 +340,7 @@ def stored_costs(study: Study) -> list[dict[str, Any]]:
     store = Store(default_home())
     costs = artifact_costs(m for a in Plan(study).nodes if (m := store.manifest(a)) is not None)
     if not costs:
-        raise StudyError(f"nothing of {study.name!r} is materialized in {store.home}: run it first")
+        raise nothing_stored(study, store)
     return costs
 
 

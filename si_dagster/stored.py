@@ -53,9 +53,16 @@ def study_data(study: Study, analysis: str, store: Store) -> StudyData:
     plan = Plan(study)
     artifacts = {a: store.require(a) for a in plan.analysed(ANALYSES[analysis]) if store.manifest(a)}
     if not artifacts:
-        raise StudyError(f"nothing of {study.name!r} is stored in {store.home}: run it first")
+        raise nothing_stored(study, store)
     beside = {a: store.require(a) for a in plan.beside(ANALYSES[analysis]) if store.manifest(a)}
     return StudyData(study, {**artifacts, **beside})
+
+
+def nothing_stored(study: Study, store: Store) -> StudyError:
+    """What to do about it: run it, or name a variant of it that was run, such as its replicates."""
+    variants = sorted(file.stem for file in (store.home / "studies").glob(f"{study.name}__*.yaml"))
+    instead = f", or take one of {', '.join(variants)}" if variants else ""
+    return StudyError(f"nothing of {study.name!r} is stored in {store.home}: run it first{instead}")
 
 
 def analysis_rows(study: Study, analysis: str, store: Store) -> pl.DataFrame:

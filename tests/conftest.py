@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 CLI = [sys.executable, "-c", "from si_dagster.cli import main; main()"]
 MINI = ROOT / "tests" / "cases" / "mini.yaml"
+
+# A shell that starts tests in the background has them, and all they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

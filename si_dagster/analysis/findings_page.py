@@ -29,6 +29,9 @@ from si_dagster.analysis.table import NO_SPREAD, has_no_spread, markdown_table
 from si_dagster.core.verifier_quality import verifier_quality
 from si_dagster.core.weighting import summarise_weights
 
+DODGE = 1.07
+"""Factor on a logarithmic axis between series that would else hide each other."""
+
 HEAD = """# The findings of "Mind the Gap", put to the test
 
 `make findings` (`si-dagster findings`) pre-trains small policies from scratch, measures them and writes this
@@ -292,12 +295,24 @@ def _told_quality(seeds: Sequence[dict[str, float]]) -> dict[str, str]:
     return told
 
 
+def side_by_side(points: pl.DataFrame) -> pl.DataFrame:
+    """The points with each series a little to the right of the one before, for a logarithmic axis.
+
+    Examples:
+        >>> points = pl.DataFrame({"x": [100.0, 100.0], "series": ["a", "b"]})
+        >>> side_by_side(points)["x"].round(1).to_list()
+        [96.6, 103.5]
+    """
+    place = pl.col("series").rank("dense") - (pl.col("series").n_unique() + 1) / 2
+    return points.with_columns(x=pl.col("x") * DODGE**place)
+
+
 def point_chart(points: pl.DataFrame, x_title: str, y_title: str) -> Any:
     """Lines with intervals.
 
     Args:
         points: Columns x (number or name), series, value, low, high.
-        x_title: With `FLOPs` in it, x is logarithmic.
+        x_title: With `FLOPs` in it, x is logarithmic, and series stand side by side, `DODGE` apart.
         y_title: Of the values.
     """
     import altair as alt
@@ -305,7 +320,9 @@ def point_chart(points: pl.DataFrame, x_title: str, y_title: str) -> Any:
     if points["x"].dtype == pl.String:
         x = alt.X("x:N", title=x_title, sort=None, axis=alt.Axis(labelAngle=0))
     elif "FLOPs" in x_title:
-        x = alt.X("x:Q", title=x_title, scale=alt.Scale(type="log"), axis=alt.Axis(format="~e"))
+        points = side_by_side(points)
+        ticks = alt.Axis(format="~e", values=[10.0**power for power in range(6, 30)])
+        x = alt.X("x:Q", title=x_title, scale=alt.Scale(type="log", nice=False, padding=15), axis=ticks)
     else:
         x = alt.X("x:Q", title=x_title)
     base = alt.Chart(points).encode(x=x, color=alt.Color("series:N", legend=alt.Legend(title=None)))

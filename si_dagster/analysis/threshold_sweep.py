@@ -48,6 +48,11 @@ READ = ("prompt_id", "sample_index", "utility")
 QUANTILES = np.round(np.arange(0.1, 1.0, 0.1), 1)
 """The grid of cuts (ours): keep the best 90%, 80%, ... 10%."""
 
+RANGES = {"coverage": (0.0, 1.0), "retained": (0.0, 1.0), "relative_gap": (-np.inf, 1.0)}
+"""Where a number can lie that is no gap."""
+
+GAP_RANGE = (-1.0, 1.0)
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -185,11 +190,12 @@ def _candidate_rows(
     curve = gap_of_kept(samples.utilities, candidate.kept, samples.offsets, QUANTILES, *conventions)
     confidence = study.analysis.confidence
     on_all = {
-        name: means_above_zero(values, confidence) for name, values in curve.values_per_prompt().items()
+        name: means_above_zero(values, confidence).within(*RANGES.get(name, GAP_RANGE))
+        for name, values in curve.values_per_prompt().items()
     }
     # Each half is a sweep of its own: filled from all prompts, as `pooled` would, it had seen the other.
     chosen_on = curve.on(choosing).gap
-    scoring = means_above_zero(curve.on(~choosing).values_per_prompt()["gap"], confidence)
+    scoring = means_above_zero(curve.on(~choosing).values_per_prompt()["gap"], confidence).within(*GAP_RANGE)
     best = int(np.nanargmax(chosen_on)) if not np.isnan(chosen_on).all() else -1
     for c, quantile in enumerate(QUANTILES):
         yield {

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from si_dagster.analysis.data import ScoredSamples, StudyData, columns_of, table
@@ -22,8 +23,8 @@ keep by either.
 
 Reads: utilities (for the order of rows alone), verifications of all iterations.
 
-Writes: one row a pair: Pearson, Spearman, Spearman within prompts, Jaccard and what chance would give, each
-with its interval.
+Writes: one row a pair: samples that both could be read on, Pearson, Spearman, Spearman within prompts,
+Jaccard and what chance would give, each with its interval.
 """
 READING = """Pearson and Spearman are over all samples that both could be read on, so partly of easy and hard
 prompts; Spearman within prompts is what filtering lives on. Jaccard is the share of samples both keep of
@@ -50,6 +51,7 @@ def _pairs(samples: ScoredSamples) -> Iterator[dict[str, Any]]:
             **samples.keys,
             "verification": a,
             "other": b,
+            "num_samples": int(np.count_nonzero(~(np.isnan(scores[a]) | np.isnan(scores[b])))),
             **columns_of("pearson", overlap.correlation(scores[a], scores[b], offsets, **how)),
             **columns_of("spearman", overlap.rank_correlation(scores[a], scores[b], offsets, **how)),
             **columns_of("spearman_per_prompt", bootstrap_mean(within, **how)),
@@ -64,6 +66,7 @@ def shown(rows: pl.DataFrame) -> list[dict[str, str]]:
         "iteration": "t",
         "verification": "verification",
         "other": "other",
+        "num_samples": "samples",
         "pearson": "Pearson",
         "spearman": "Spearman",
         "spearman_per_prompt": "Spearman within prompts",

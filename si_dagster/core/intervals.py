@@ -7,7 +7,7 @@ on the same data. This module knows nothing about what the values mean.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -242,6 +242,15 @@ class MeansAboveZero:
     high: np.ndarray
     p_value: np.ndarray
     num: np.ndarray
+
+    def within(self, lowest: float, highest: float) -> "MeansAboveZero":
+        """The same with intervals cut where no value can lie; what they cover stays covered.
+
+        Examples:
+            >>> means_above_zero(np.array([[0.0], [1.0], [1.0]])).within(0.0, 1.0).high.tolist()
+            [1.0]
+        """
+        return replace(self, low=self.low.clip(lowest, highest), high=self.high.clip(lowest, highest))
 
 
 def means_above_zero(columns: np.ndarray, confidence: float = 0.95) -> MeansAboveZero:

@@ -22,6 +22,8 @@ def correlation(
 ) -> Interval:
     """Pearson correlation over all samples where both are known; NaN where either is constant.
 
+    NaN as well for fewer than three: two points lie on a line, whatever they are.
+
     Args:
         a: Scores, NaN if unparsed; shape (num_samples,).
         b: The same samples.
@@ -38,8 +40,9 @@ def correlation(
     known = ~(np.isnan(a) | np.isnan(b))
     offsets = offsets_of_subset(known, offsets)
     a, b = a[known], b[known]
-    if a.size:  # centred first: sums of squares of far-off means lose digits
-        a, b = a - a.mean(), b - b.mean()
+    if a.size < 3:
+        return Interval(np.nan, np.nan, np.nan)
+    a, b = a - a.mean(), b - b.mean()  # first: sums of squares of far-off means lose digits
     moments = np.column_stack(
         [sum_per_prompt(values, offsets) for values in (np.ones(a.size), a, b, a * a, b * b, a * b)]
     )

@@ -108,10 +108,14 @@ def test_a_weighting_that_does_not_exist_is_told() -> None:
     assert other_weighting(STUDY, ["rule=threshold", "tau=3"]).label == "threshold(tau=3.0)"
 
 
-def test_sweep_of_nothing_says_what_to_do(tmp_path: Path) -> None:
-    done = run_cli(tmp_path, "sweep", str(MINI))
+@pytest.mark.parametrize("command", ["sweep", "cost"])
+def test_of_what_was_not_run_its_replicates_are_named(command: str, tmp_path: Path) -> None:
+    copies = tmp_path / "studies"
+    copies.mkdir()
+    (copies / "mini__seed_4.yaml").write_text(MINI.read_text().replace("name: mini", "name: mini__seed_4"))
+    done = run_cli(tmp_path, command, str(MINI))
     assert done.returncode == 1
-    assert "run it first" in " ".join(done.stderr.split())
+    assert "run it first, or take one of mini__seed_4" in " ".join(done.stderr.split())
 
 
 def test_training_differences_of_the_sweep_agree_with_the_rows_themselves(finished: Path) -> None:

@@ -57,6 +57,14 @@ def test_copies_agree_wholly_and_strangers_as_chance_says() -> None:
     assert np.isnan(correlation(a, np.ones(1600), OFFSETS, *HOW).estimate)
 
 
+def test_two_samples_have_no_correlation() -> None:
+    a, b = np.array([2.0, 1.0, np.nan]), np.array([0.53, 0.52, 0.9])
+    offsets = np.array([0, 1, 3])
+    assert np.isnan(correlation(a, b, offsets, *HOW).estimate)
+    assert np.isnan(rank_correlation(a, b, offsets, *HOW).high)
+    assert correlation(b, b, offsets, *HOW).estimate == pytest.approx(1.0)
+
+
 def test_nothing_kept_and_nothing_read_are_unknown() -> None:
     none = np.zeros(16, dtype=bool)
     offsets = np.array([0, 8, 16])

@@ -141,7 +141,6 @@ def test_ctrl_c_ends_in_one_line(home: Path, override: str, label: str, amount: 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert run.stderr
     before = next(line for line in run.stderr if label in line)

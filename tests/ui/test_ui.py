@@ -59,7 +59,6 @@ class Server:
             stdout=self.log,
             stderr=self.log,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def wait(self, seconds: float = 120) -> None:
