@@ -16,10 +16,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, wait
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, TypeAlias
 
 import psutil
 
@@ -44,6 +44,10 @@ CLOSE_SECONDS = 5.0
 """
 
 SIGNAL_POLL_SECONDS = 0.5
+
+Answer: TypeAlias = "SimpleQueue[tuple[str | None, Any] | EngineError]"
+"""Of one call: failure and result, or the end of the child. No future: Ctrl-C may strike its caller while it
+holds the lock of one, on which whoever answers would wait without end."""
 
 MEMORY_OPTIONS = {
     "transformers": "max_batch_rows or max_batch_tokens",
@@ -108,7 +112,7 @@ class EngineProcess(RemoteEngine):
         self._memory_options = MEMORY_OPTIONS.get(kind, "chunk_prompts")
         self._usage = Usage()
         self._sending = threading.Lock()
-        self._waiting: dict[int, Future[Any]] = {}
+        self._waiting: dict[int, Answer] = {}
         self._num_calls = 0
         self._ended: str | None = None
         """Why no further call is answered."""
@@ -173,13 +177,10 @@ class EngineProcess(RemoteEngine):
             thread.join()
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        answer: Future[tuple[str | None, Any]] = Future()
+        answer: Answer = SimpleQueue()
         try:
             self._ask(answer, method, arguments)
-            # In slices: a library's handler of Ctrl-C may let the wait go on (SA_RESTART).
-            while not wait([answer], SIGNAL_POLL_SECONDS).done:
-                pass
-            failure, result = answer.result()
+            failure, result = self._awaited(answer)
         except EngineError:
             raise
         except BaseException:
@@ -191,6 +192,17 @@ class EngineProcess(RemoteEngine):
             raise EngineError(self._explained(failure))
         return result
 
+    def _awaited(self, answer: Answer) -> tuple[str | None, Any]:
+        """The answer once it is there; in slices: a library's handler of Ctrl-C may let a wait go on."""
+        while True:
+            try:
+                found = answer.get(timeout=SIGNAL_POLL_SECONDS)
+            except Empty:
+                continue
+            if isinstance(found, EngineError):
+                raise found
+            return found
+
     def _explained(self, failure: str) -> str:
         """What the child says of a failure, with what its words leave out."""
         if CAUSE_IN_LOG.search(failure):
@@ -200,7 +212,7 @@ class EngineProcess(RemoteEngine):
         # An engine's own words say what to change already; those of a library come with its traceback.
         return failure + (self._memory_hint(failure) if "Traceback" in failure else "")
 
-    def _ask(self, answer: Future[Any], method: str, arguments: tuple[Any, ...]) -> None:
+    def _ask(self, answer: Answer, method: str, arguments: tuple[Any, ...]) -> None:
         with self._sending:
             if self._ended is not None:
                 raise EngineError(self._ended)
@@ -215,7 +227,7 @@ class EngineProcess(RemoteEngine):
         try:
             while True:
                 number, failure, result, self._usage = pickle.loads(self._pipe.recv_bytes())
-                self._waiting.pop(number).set_result((failure, result))
+                self._waiting.pop(number).put((failure, result))
         except (EOFError, OSError):
             end = self._obituary()
         except Exception as error:
@@ -226,7 +238,7 @@ class EngineProcess(RemoteEngine):
             self._pipe.close()
             self._log.close()
             for answer in self._waiting.values():
-                answer.set_exception(EngineError(self._ended))
+                answer.put(EngineError(self._ended))
 
     def _bury(self) -> None:
         """End what a dead child left behind, which may hold its memory and its end of the pipe."""
