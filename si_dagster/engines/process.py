@@ -164,14 +164,20 @@ class EngineProcess(RemoteEngine):
         return self._usage
 
     def close(self) -> None:
-        """End the child and what it started, and wait until their memory is free; calls under way fail."""
+        """End the child and what it started, and wait until their memory is free.
+
+        Calls under way fail, and their child is killed: it would go on for seconds.
+        """
         with self._sending:
             if self._ended is None:
                 self._ended = f"the {self._name} is closed"
                 self._left_behind = descendants(self._process.pid)
-                # Said aloud: processes forked from this one hold copies of the pipe, which then has no end.
-                with contextlib.suppress(OSError):
-                    self._pipe.send_bytes(pickle.dumps((0, "close", ())))
+                if self._waiting:
+                    self._kill()  # it is busy for nobody
+                else:
+                    # Said aloud: forks of this process hold copies of the pipe, which then has no end.
+                    with contextlib.suppress(OSError):
+                        self._pipe.send_bytes(pickle.dumps((0, "close", ())))
         self._reaped()
         for thread in self._threads:
             thread.join()

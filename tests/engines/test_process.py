@@ -198,7 +198,7 @@ def test_a_question_larger_than_the_pipe_waits_in_a_busy_child_and_keeps_nobody(
         assert not any(call.done() for call in calls)
         started = time.monotonic()
         engine.close()
-        assert time.monotonic() - started < 2 * CLOSE_SECONDS
+        assert time.monotonic() - started < CLOSE_SECONDS, "killed, not waited for"
         assert all("is closed" in str(call.exception()) for call in calls)
 
 
