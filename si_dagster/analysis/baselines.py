@@ -175,15 +175,20 @@ def chart(rows: pl.DataFrame) -> Any:
     drawn = cell_titles(rows.filter(~pl.col("is_oracle")))
     long = pl.concat(
         drawn.select(
-            "cell",
             "baseline",
-            line=pl.concat_str("verification", pl.lit(told)),
+            "verification",
+            cell=pl.concat_str("cell", pl.lit(told)),
             value=name,
             value_low=f"{name}_low",
             value_high=f"{name}_high",
         ).filter(pl.col("value").is_not_null())
-        for name, told in (("advantage", ""), ("same_cost_advantage", ", same cost"))
+        for name, told in (("advantage", ""), ("same_cost_advantage", ", at the same cost"))
     )
     return interval_points(
-        long, x="baseline", y="value", color="line", column="cell", title="advantage of the verification"
+        long,
+        x="baseline",
+        y="value",
+        color="verification",
+        column="cell",
+        title="advantage of the verification",
     )

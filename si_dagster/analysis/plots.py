@@ -10,6 +10,8 @@ from typing import Any
 
 import polars as pl
 
+from si_dagster.analysis.table import NO_SPREAD
+
 WIDTH, HEIGHT = 300, 200
 PANELS_A_ROW = 4
 LEGEND: dict[str, Any] = {"title": None, "orient": "bottom", "labelLimit": 300, "symbolOpacity": 1}
@@ -39,7 +41,7 @@ def iteration_chart(metrics: pl.DataFrame) -> Any:
 def _with_interval(alt: Any, rows: pl.DataFrame, name: str, title: str, color: str) -> Any:
     base = alt.Chart(rows.unique([color, "iteration"]).sort("iteration")).encode(
         x=alt.X("iteration:O", title="iteration", axis=alt.Axis(labelAngle=0)),
-        color=alt.Color(f"{color}:N", legend=alt.Legend(**LEGEND)),
+        color=_series(alt, rows, color),
     )
     scale = alt.Scale(zero=False)
     line = base.mark_line(point=True).encode(y=alt.Y(f"{name}:Q", title=title, scale=scale))
@@ -116,7 +118,7 @@ def interval_lines(
     scale = alt.Scale(type="log", base=2) if log_x else alt.Scale(zero=False)
     base = alt.Chart(wanted).encode(
         x=alt.X(f"{x}:Q", scale=scale),
-        color=alt.Color(f"{color}:N", legend=alt.Legend(**LEGEND)),
+        color=_series(alt, wanted, color),
     )
     line = base.mark_line(point=alt.OverlayMarkDef(size=12)).encode(y=alt.Y(f"{y}:Q", title=title))
     band = base.mark_area(opacity=0.12).encode(y=alt.Y(f"{y}_low:Q", title=title), y2=f"{y}_high:Q")
@@ -159,12 +161,18 @@ def interval_points(
     base = alt.Chart(wanted).encode(
         x=alt.X(f"{x}:N", title=None, sort=order, axis=alt.Axis(labelAngle=-40)),
         xOffset=f"{color}:N",
-        color=alt.Color(f"{color}:N", legend=alt.Legend(**LEGEND)),
+        color=_series(alt, wanted, color),
     )
     points = base.mark_point(filled=True).encode(y=alt.Y(f"{y}:Q", title=title, scale=alt.Scale(zero=False)))
     bars = base.mark_rule().encode(y=alt.Y(f"{y}_low:Q", title=title), y2=f"{y}_high:Q")
     layered = (bars + points).properties(width=WIDTH // 2, height=HEIGHT * 3 // 4)
     return layered.facet(facet=alt.Facet(f"{column}:N", header=alt.Header(title=None)), columns=PANELS_A_ROW)
+
+
+def _series(alt: Any, rows: pl.DataFrame, name: str) -> Any:
+    """A colour a series, each its own up to 20, and a legend that wraps."""
+    scheme = "tableau10" if rows[name].n_unique() <= 10 else "tableau20"
+    return alt.Color(f"{name}:N", scale=alt.Scale(scheme=scheme), legend=alt.Legend(**LEGEND, columns=6))
 
 
 def heat_map(rows: pl.DataFrame, *, x: str, y: str, value: str, column: str) -> Any:
@@ -188,16 +196,26 @@ def heat_map(rows: pl.DataFrame, *, x: str, y: str, value: str, column: str) -> 
     cells = base.mark_rect(opacity=0.6).encode(color=alt.Color(f"{value}:Q", scale=scale, legend=None))
     text = base.mark_text(fontSize=9, lineBreak="\n", dy=-4).encode(text="label:N")
     panels = (cells + text).properties(width=alt.Step(76), height=alt.Step(28))
-    return panels.facet(facet=alt.Facet(f"{column}:N", header=alt.Header(title=None)), columns=PANELS_A_ROW)
+    a_row = max(1, PANELS_A_ROW * 5 // rows[x].n_unique()) if len(rows) else 1
+    return panels.facet(facet=alt.Facet(f"{column}:N", header=alt.Header(title=None)), columns=a_row)
 
 
 def _interval_label(name: str) -> pl.Expr:
-    """A number over its interval, to three decimals; the number alone where it has none, else `-`."""
+    """A number over its interval, to three decimals; the number alone where it has none, else `-`.
+
+    Examples:
+        >>> rows = pl.DataFrame({"r": [0.5, 1.0], "r_low": [0.4, 1.0], "r_high": [0.6, 1.0]})
+        >>> rows.select(label=_interval_label("r"))["label"].to_list()
+        ['0.5\\n[0.4, 0.6]', '1.0\\n[no spread]']
+    """
+    rounded = [pl.col(f"{name}{end}").round(3) for end in ("", "_low", "_high")]
     # Less -0, which a rounded -.0001 is.
-    value, low, high = (
-        (pl.col(f"{name}{end}").round(3) + 0.0).cast(pl.String) for end in ("", "_low", "_high")
-    )
-    return pl.coalesce(pl.format("{}\n[{}, {}]", value, low, high), value, pl.lit("-"))
+    value, low, high = (pl.when(end == 0).then(0.0).otherwise(end).cast(pl.String) for end in rounded)
+    width = pl.col(f"{name}_high") - pl.col(f"{name}_low")
+    interval = pl.when(width >= 1e-12).then(pl.format("[{}, {}]", low, high))
+    interval = interval.otherwise(pl.when(width < 1e-12).then(pl.lit(NO_SPREAD)))
+    label = pl.format("{}\n{}", value, interval)
+    return pl.coalesce(label, value, pl.lit("-"))
 
 
 def histogram(values: Sequence[float], title: str) -> Any:
