@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -43,7 +42,7 @@ from si_dagster.engines.registry import open_engine
 from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store
 from si_dagster.store.manifest import Manifest
-from si_dagster.study import Study, load_study, parse_study
+from si_dagster.study import load_study, parse_study
 
 CELL = ("policy", "sudoku4")
 WARM_UP = 8
@@ -108,17 +107,32 @@ def drawn(arguments: argparse.Namespace, scratch: Path) -> tuple[Path, dict[str,
     """
     home = scratch / "home"
     file = study_file(scratch, arguments.checkpoint, train=WARM_UP, held=arguments.num_prompts)
-    materialize_generations(load_study(file), home, arguments)
+    began = time.perf_counter()
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.throughput",
+        "draw",
+        "--study",
+        str(file),
+        "--home",
+        str(home),
+    ]
+    command += ["--engine", arguments.engine]
+    command += [f"--engine-option={name}={value}" for name, value in options_of(arguments).items()]
+    subprocess.run(command, check=True)
+    whole = time.perf_counter() - began
     plan, store = Plan(load_study(file)), Store(home)
     manifests = [
         store.require(plan.address("generations", 0, CELL, split)).manifest for split in ("train", "eval")
     ]
     start, warm = (manifest.metadata["wall_seconds"] for manifest in manifests)
     tokens = manifests[1].metadata["num_tokens"]
-    return home, {"completions": manifests[1].num_rows, "tokens": tokens, "cold": start + warm, "warm": warm}
+    seconds = {"warm": warm, "cold": start + warm, "whole": whole}
+    return home, {"completions": manifests[1].num_rows, "tokens": tokens, **seconds}
 
 
-def materialize_generations(study: Study, home: Path, arguments: argparse.Namespace) -> None:
+def draw(arguments: argparse.Namespace) -> None:
     """The generations of iteration 0 and what they are made from, by Dagster, as a run of the study does."""
     import dagster as dg
 
@@ -130,6 +144,7 @@ def materialize_generations(study: Study, home: Path, arguments: argparse.Namesp
     from si_dagster.definitions import definitions
     from si_dagster.instance import open_instance
 
+    study, home = load_study(arguments.study), arguments.home
     engine = EngineResource(kind=arguments.engine).with_settings(arguments.engine_option)
     with open_instance(home) as instance, progress_logger(quiet=True) as loggers:
         graph = definitions([study], StoreResource(home=str(home)), engine)
@@ -224,7 +239,8 @@ HARNESS_TASK = {
 def harness(arguments: argparse.Namespace) -> None:
     """The same prompts, 16 samples each, in turns; the ratio is that of the medians.
 
-    Theirs without its start is its own progress bar from 0 to 100%: no loading, no scoring.
+    Drawing alone is on their side its progress bar from 0 to 100%, without scoring, and on ours the asset
+    with the engine warm. A whole process is on both sides from the start of Python to its end.
     """
     turns = []
     for _ in range(arguments.repeats):
@@ -239,8 +255,8 @@ def harness(arguments: argparse.Namespace) -> None:
             }
             (scratch / "sudoku4_samples.yaml").write_text(yaml.safe_dump(task))
             turns.append((ours, *harness_seconds(arguments, scratch)))
-    warm, cold = (median(ours[name] for ours, *_ in turns) for name in ("warm", "cold"))
-    theirs_warm, theirs_cold = (median(turn[place] for turn in turns) for place in (1, 2))
+    warm, whole = (median(ours[name] for ours, *_ in turns) for name in ("warm", "whole"))
+    theirs_warm, theirs_whole = (median(turn[place] for turn in turns) for place in (1, 2))
     told(
         "asset against lm-evaluation-harness",
         engine=arguments.engine,
@@ -253,10 +269,13 @@ def harness(arguments: argparse.Namespace) -> None:
         harness_seconds=theirs_warm,
         ratio=theirs_warm / warm,
         ratio_of_each=[round(theirs / ours["warm"], 3) for ours, theirs, _ in turns],
-        asset_seconds_with_start=cold,
-        harness_seconds_with_start=theirs_cold,
-        ratio_with_start=theirs_cold / cold,
+        asset_whole_process=whole,
+        harness_whole_process=theirs_whole,
+        ratio_of_whole_processes=theirs_whole / whole,
     )
+
+
+BAR = b"Running generate_until requests:"
 
 
 def harness_seconds(arguments: argparse.Namespace, scratch: Path) -> tuple[float, float]:
@@ -269,21 +288,21 @@ def harness_seconds(arguments: argparse.Namespace, scratch: Path) -> tuple[float
     model_args = ",".join(f"{name}={value}" for name, value in settings.items())
     command = [arguments.lm_eval, "-m", "lm_eval", "run", "--model", backend, "--model_args", model_args]
     command += ["--tasks", "sudoku4_samples", "--include_path", str(scratch), "--batch_size", batch]
-    began, seen, lines = time.perf_counter(), [], deque(maxlen=60)
+    began, seen, told = time.perf_counter(), [], b""
     with subprocess.Popen(
         command,
         cwd=scratch,
         env={**environment, **os.environ},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        text=True,  # each step of the bar is a line
+        bufsize=0,
     ) as child:
-        for line in child.stderr or ():
-            lines.append(line)
-            if line.startswith("Running generate_until requests:"):
+        while child.stderr and (some := child.stderr.read(2**16)):  # as it comes: a bar ends no line
+            told += some
+            if BAR in some:
                 seen.append(time.perf_counter())
     if child.returncode or not seen:
-        sys.exit(f"{''.join(lines)}lm-evaluation-harness failed: {' '.join(command)}")
+        sys.exit(f"{told.decode()[-5000:]}lm-evaluation-harness failed: {' '.join(command)}")
     return seen[-1] - seen[0], time.perf_counter() - began
 
 
@@ -488,7 +507,9 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-MEASURES = {function.__name__: function for function in (asset, harness, prefix, growth, store, loop, write)}
+MEASURES = {
+    function.__name__: function for function in (asset, harness, prefix, growth, store, loop, write, draw)
+}
 NUM_PROMPTS = {"prefix": 60}
 """Where 2000 take too long: 32 texts each, read one by one on the other side."""
 SIZES = {"growth": [10**3, 10**4, 10**5], "store": [10**5, 10**6, 10**7]}
@@ -498,7 +519,7 @@ def main() -> None:
     arguments = parsed()
     arguments.num_prompts = arguments.num_prompts or NUM_PROMPTS.get(arguments.what, 2000)
     arguments.sizes = arguments.sizes or SIZES.get(arguments.what)
-    if arguments.what != "write":
+    if arguments.what not in ("write", "draw"):
         print(f"# {datetime.now().date()}", flush=True)
         machine()
     MEASURES[arguments.what](arguments)

@@ -19,6 +19,11 @@ PARENT_POLL_SECONDS = 0.5
 RESOURCE_TRACKER = "multiprocessing.resource_tracker"
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def exit_with_parent(parent: int) -> None:
     """End this process and what it started as soon as it is another's child, even amid a native call.
 

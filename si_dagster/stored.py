@@ -59,8 +59,8 @@ def study_data(study: Study, analysis: str, store: Store) -> StudyData:
 
 
 def nothing_stored(study: Study, store: Store) -> StudyError:
-    """What to do about it: run it, or name a variant of it that was run, such as its replicates."""
-    variants = sorted(file.stem for file in (store.home / "studies").glob(f"{study.name}__*.yaml"))
+    """What to do about it: run it, or name a variant that has stored something, such as its replicates."""
+    variants = sorted(folder.name for folder in (store.home / "data").glob(f"{study.name}__*"))
     instead = f", or take one of {', '.join(variants)}" if variants else ""
     return StudyError(f"nothing of {study.name!r} is stored in {store.home}: run it first{instead}")
 

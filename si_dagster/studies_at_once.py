@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from si_dagster.instance import open_instance
-from si_dagster.processes import exit_with_parent
+from si_dagster.processes import exit_with_parent, usable_cores
 from si_dagster.store.layout import default_home
 from si_dagster.study import Study, parse_study
 
@@ -35,7 +35,7 @@ WIDE = "200"
 
 def default_workers() -> int:
     """One a core, up to four."""
-    return min(MOST_WORKERS, _cores())
+    return min(MOST_WORKERS, usable_cores())
 
 
 def run_at_once(studies: Sequence[Study], workers: int, quiet: bool = False) -> list[str]:
@@ -53,10 +53,6 @@ def run_at_once(studies: Sequence[Study], workers: int, quiet: bool = False) -> 
         pass  # Made once, before anybody races for it.
     with _told(len(studies), quiet) as board, _Crew(workers, board) as crew:
         return [message for messages in crew.run(studies) for message in messages]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Board:
@@ -102,7 +98,7 @@ class _Crew:
 
     def __init__(self, workers: int, board: _Board) -> None:
         self._board, self._workers = board, workers
-        self._threads = os.environ.get("OMP_NUM_THREADS", str(max(1, _cores() // workers)))
+        self._threads = os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // workers)))
         self._running: set[subprocess.Popen[str]] = set()
         self._lock, self._stopping = threading.Lock(), False
 

@@ -322,7 +322,12 @@ def point_chart(points: pl.DataFrame, x_title: str, y_title: str) -> Any:
     elif "FLOPs" in x_title:
         points = side_by_side(points)
         ticks = alt.Axis(format="~e", values=[10.0**power for power in range(6, 30)])
-        x = alt.X("x:Q", title=x_title, scale=alt.Scale(type="log", nice=False, padding=15), axis=ticks)
+        x = alt.X(
+            "x:Q",
+            title=f"{x_title} (series side by side)",
+            scale=alt.Scale(type="log", nice=False, padding=15),
+            axis=ticks,
+        )
     else:
         x = alt.X("x:Q", title=x_title)
     base = alt.Chart(points).encode(x=x, color=alt.Color("series:N", legend=alt.Legend(title=None)))

@@ -14,6 +14,9 @@ from si_dagster.analysis.table import NO_SPREAD
 
 WIDTH, HEIGHT = 300, 200
 PANELS_A_ROW = 4
+CELLS_A_ROW = 20
+"""Of a matrix and those beside it."""
+
 LEGEND: dict[str, Any] = {"title": None, "orient": "bottom", "labelLimit": 300, "symbolOpacity": 1}
 
 
@@ -196,7 +199,7 @@ def heat_map(rows: pl.DataFrame, *, x: str, y: str, value: str, column: str) -> 
     cells = base.mark_rect(opacity=0.6).encode(color=alt.Color(f"{value}:Q", scale=scale, legend=None))
     text = base.mark_text(fontSize=9, lineBreak="\n", dy=-4).encode(text="label:N")
     panels = (cells + text).properties(width=alt.Step(76), height=alt.Step(28))
-    a_row = max(1, PANELS_A_ROW * 5 // rows[x].n_unique()) if len(rows) else 1
+    a_row = min(PANELS_A_ROW, max(1, CELLS_A_ROW // max(1, rows[x].n_unique())))
     return panels.facet(facet=alt.Facet(f"{column}:N", header=alt.Header(title=None)), columns=a_row)
 
 
@@ -208,10 +211,10 @@ def _interval_label(name: str) -> pl.Expr:
         >>> rows.select(label=_interval_label("r"))["label"].to_list()
         ['0.5\\n[0.4, 0.6]', '1.0\\n[no spread]']
     """
-    rounded = [pl.col(f"{name}{end}").round(3) for end in ("", "_low", "_high")]
+    rounded = [pl.col(f"{name}{end}").fill_nan(None).round(3) for end in ("", "_low", "_high")]
     # Less -0, which a rounded -.0001 is.
     value, low, high = (pl.when(end == 0).then(0.0).otherwise(end).cast(pl.String) for end in rounded)
-    width = pl.col(f"{name}_high") - pl.col(f"{name}_low")
+    width = (pl.col(f"{name}_high") - pl.col(f"{name}_low")).fill_nan(None)
     interval = pl.when(width >= 1e-12).then(pl.format("[{}, {}]", low, high))
     interval = interval.otherwise(pl.when(width < 1e-12).then(pl.lit(NO_SPREAD)))
     label = pl.format("{}\n{}", value, interval)

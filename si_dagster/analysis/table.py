@@ -160,15 +160,17 @@ def text_rows(
 ) -> list[dict[str, str]]:
     """Columns of a table as text under their headings, with those of `cells` that differ in front.
 
+    Columns that are not there, in a table from before they came, are left out.
+
     Examples:
         >>> rows = pl.DataFrame({"model": ["a", "b"], "gap": [0.1, None]})
-        >>> text_rows(rows, {"gap": "gap"}, cells=["model"])
+        >>> text_rows(rows, {"gap": "gap", "num_samples": "samples"}, cells=["model"])
         [{'model': 'a', 'gap': '0.100'}, {'model': 'b', 'gap': '-'}]
     """
     if rows.is_empty():
         return []
     several = {name: name for name in cells if rows[name].n_unique() > 1}
-    wanted = {**several, **headings}
+    wanted = {**several, **{name: heading for name, heading in headings.items() if name in rows.columns}}
     return [
         {heading: interval_text(row, name) for name, heading in wanted.items()}
         for row in rows.iter_rows(named=True)

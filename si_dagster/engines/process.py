@@ -140,14 +140,14 @@ class EngineProcess(RemoteEngine):
         self._threads = [threading.Thread(target=job, daemon=True) for job in (self._listen, self._bury)]
         for thread in self._threads:
             thread.start()
+        self.num_lanes = 2
+        """One call more than the child answers at once: it waits there, so that the engine is not idle while
+        the caller writes what came back."""
         try:
-            lanes: int = self._call("open", kind, str(path), dict(options or {}))
+            self.num_lanes = 1 + self._call("open", kind, str(path), dict(options or {}))
         except BaseException:
             self.close()
             raise
-        self.num_lanes = lanes + 1
-        """One call more than the child answers at once: it waits there, so that the engine is not idle while
-        the caller writes what came back."""
 
     @property
     def is_closed(self) -> bool:
@@ -166,18 +166,21 @@ class EngineProcess(RemoteEngine):
     def close(self) -> None:
         """End the child and what it started, and wait until their memory is free.
 
-        Calls under way fail, and their child is killed: it would go on for seconds.
+        Calls under way fail. A child that answers one at a time is killed then: it would go on for seconds,
+        and, if it stands still, whoever asks it something keeps the lock.
         """
+        end = f"the {self._name} is closed"
+        if self._ended is None and self._waiting and self.num_lanes == 2:
+            self._ended = end
+            self._left_behind = descendants(self._process.pid)
+            self._kill()
         with self._sending:
             if self._ended is None:
-                self._ended = f"the {self._name} is closed"
+                self._ended = end
                 self._left_behind = descendants(self._process.pid)
-                if self._waiting:
-                    self._kill()  # it is busy for nobody
-                else:
-                    # Said aloud: forks of this process hold copies of the pipe, which then has no end.
-                    with contextlib.suppress(OSError):
-                        self._pipe.send_bytes(pickle.dumps((0, "close", ())))
+                # Said aloud: processes forked from this one hold copies of the pipe, which then has no end.
+                with contextlib.suppress(OSError):
+                    self._pipe.send_bytes(pickle.dumps((0, "close", ())))
         self._reaped()
         for thread in self._threads:
             thread.join()

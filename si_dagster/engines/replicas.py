@@ -19,6 +19,7 @@ import numpy as np
 
 from si_dagster.engines.base import Completion, EngineError, Prompt, SamplingParams, Usage
 from si_dagster.engines.process import EngineProcess
+from si_dagster.processes import usable_cores
 
 Answer = TypeVar("Answer")
 
@@ -138,7 +139,7 @@ def threads_of_each(count: int) -> int:
         >>> threads_of_each(10**6)
         1
     """
-    return max(1, (os.cpu_count() or 1) // count)
+    return max(1, usable_cores() // count)
 
 
 def check_gpus(wanted: int, visible: int) -> None:

@@ -9,10 +9,13 @@ from _thread import start_new_thread
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import ref
 
 Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
+
+POLL_SECONDS = 0.5
 
 
 def as_finished(
@@ -20,8 +23,8 @@ def as_finished(
 ) -> Iterator[Result]:
     """`compute(chunk)` of every chunk, in the order in which they finish.
 
-    After an error no further chunk is begun; those under way are waited for and handed on, since they are
-    paid for, and then the first error is raised.
+    After an error of `compute` no further chunk is begun; those under way are waited for and handed on, since
+    they are paid for, and then the first error is raised. An error of `chunks` itself is raised at once.
 
     Args:
         compute: Called from `num_lanes` threads; from this one alone if that is 1.
@@ -35,18 +38,20 @@ def as_finished(
     if num_lanes == 1:
         yield from map(compute, chunks)
         return
-    waiting, lanes, running = iter(chunks), _Lanes(compute, num_lanes), 0
+    waiting, running = iter(chunks), 0
+    lanes: _Lanes[Chunk, Result] | None = None
     error: BaseException | None = None
     try:
+        lanes = _Lanes(compute, num_lanes)
         while True:
             if error is None:
                 # Twice as many as lanes: none is idle while the caller writes what another has finished.
                 for chunk in islice(waiting, 2 * num_lanes - running):
-                    lanes.begin(chunk)
+                    lanes.begun.put((chunk,))
                     running += 1
             if not running:
                 break
-            result, failed = lanes.next_finished()
+            result, failed = _taken(lanes.finished)
             running -= 1
             if failed is None:
                 yield from result
@@ -54,53 +59,69 @@ def as_finished(
                 error = failed
                 running -= lanes.cancel()
     finally:
-        lanes.end()
+        # An interrupted caller waits for nobody: what is under way ends with the engine.
+        if lanes is not None:
+            lanes.ended = True
     if error is not None:
         raise error
 
 
 class _Lanes(Generic[Chunk, Result]):
-    """Threads that compute what they are given, until they are ended.
+    """Threads that compute what they are given, until they are ended or nobody holds this any more.
 
     Args:
         compute: What they call.
         count: How many.
+
+    Attributes:
+        begun: Chunks for the next lane that is free, each in a tuple.
+        finished: A result in a tuple and no error, or none and the error of a chunk.
+        ended: Whether no further chunk is to be computed.
     """
 
     def __init__(self, compute: Callable[[Chunk], Result], count: int) -> None:
-        self._compute, self._count = compute, count
-        self._begun: SimpleQueue[tuple[Chunk] | None] = SimpleQueue()
-        self._finished: SimpleQueue[tuple[tuple[Result, ...], BaseException | None]] = SimpleQueue()
+        self.compute = compute
+        self.begun: SimpleQueue[tuple[Chunk]] = SimpleQueue()
+        self.finished: SimpleQueue[tuple[tuple[Result, ...], BaseException | None]] = SimpleQueue()
+        self.ended = False
         for _ in range(count):
-            start_new_thread(self._work, ())  # `Thread` would wait for it, with a lock in hand
-
-    def begin(self, chunk: Chunk) -> None:
-        """Give a chunk to the next lane that is free."""
-        self._begun.put((chunk,))
-
-    def next_finished(self) -> tuple[tuple[Result, ...], BaseException | None]:
-        """A result, or no result and the error of its chunk; waits for it."""
-        return self._finished.get()
+            # `Thread` would wait for it to start, with a lock in hand.
+            start_new_thread(_work, (ref(self), self.begun, self.finished))
 
     def cancel(self) -> int:
         """Take back the chunks that no lane has begun; their number."""
         count = 0
         while True:
             try:
-                self._begun.get_nowait()
+                self.begun.get_nowait()
             except Empty:
                 return count
             count += 1
 
-    def end(self) -> None:
-        """End the lanes without waiting: what is under way for an interrupted caller ends with the engine."""
-        self.cancel()
-        for _ in range(self._count):
-            self._begun.put(None)
 
-    def _work(self) -> None:
-        while (begun := self._begun.get()) is not None:
-            try:
-                self._finished.put(((self._compute(*begun),), None))
-            except BaseException as error:
-                self._finished.put(((), error))
+def _work(
+    lanes: "ref[_Lanes[Any, Any]]", begun: "SimpleQueue[tuple[Any]]", finished: "SimpleQueue[Any]"
+) -> None:
+    while (owner := lanes()) is not None and not owner.ended:
+        compute = owner.compute
+        del owner
+        try:
+            (chunk,) = begun.get(timeout=POLL_SECONDS)
+        except Empty:
+            continue
+        if (owner := lanes()) is None or owner.ended:
+            return
+        del owner
+        try:
+            finished.put(((compute(chunk),), None))
+        except BaseException as error:
+            finished.put(((), error))
+
+
+def _taken(queue: "SimpleQueue[Any]") -> Any:
+    """The next of a queue; in slices: a library's handler of Ctrl-C may let a wait go on (SA_RESTART)."""
+    while True:
+        try:
+            return queue.get(timeout=POLL_SECONDS)
+        except Empty:
+            continue

@@ -163,7 +163,7 @@ _VERIFIER_OVERLAP = TableStage(
         *_CELL,
         Column("verification", "string", "The first."),
         Column("other", "string", "The second."),
-        Column("num_samples", "int", "Samples that both could be read on."),
+        Column("num_samples", "int", "Samples that both could be read on.", True, added=True),
         *interval_columns("pearson", "Correlation of their scores over these; null below three."),
         *interval_columns("spearman", "Correlation of their ranks among these; null below three."),
         *_with_interval("spearman_per_prompt", "The same within each prompt, then the mean."),

@@ -110,9 +110,7 @@ def test_a_weighting_that_does_not_exist_is_told() -> None:
 
 @pytest.mark.parametrize("command", ["sweep", "cost"])
 def test_of_what_was_not_run_its_replicates_are_named(command: str, tmp_path: Path) -> None:
-    copies = tmp_path / "studies"
-    copies.mkdir()
-    (copies / "mini__seed_4.yaml").write_text(MINI.read_text().replace("name: mini", "name: mini__seed_4"))
+    (tmp_path / "data" / "mini__seed_4" / "base_checkpoint").mkdir(parents=True)
     done = run_cli(tmp_path, command, str(MINI))
     assert done.returncode == 1
     assert "run it first, or take one of mini__seed_4" in " ".join(done.stderr.split())

@@ -202,6 +202,19 @@ def test_a_question_larger_than_the_pipe_waits_in_a_busy_child_and_keeps_nobody(
         assert all("is closed" in str(call.exception()) for call in calls)
 
 
+def test_a_child_that_stands_still_is_closed_though_a_question_waits_in_the_pipe(tmp_path):
+    engine = EngineProcess("scripted", tmp_path)
+    os.kill(engine.pid, signal.SIGSTOP)
+    prompts = [Prompt(str(i), PROMPTS[0].text) for i in range(100_000)]
+    with ThreadPoolExecutor(1) as thread:
+        call = thread.submit(engine.generate, prompts, SamplingParams())
+        time.sleep(1)
+        started = time.monotonic()
+        engine.close()
+        assert time.monotonic() - started < CLOSE_SECONDS
+        assert "is closed" in str(call.exception())
+
+
 def test_a_fork_is_gone_after_the_parent_was_killed(tmp_path, forking_python):
     program = (
         "import time\n"

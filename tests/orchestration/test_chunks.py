@@ -10,7 +10,7 @@ import pytest
 from si_dagster.stages.chunks import as_finished
 
 INTERRUPTED_EVERYWHERE = """
-import sys, time
+import _thread, sys, time
 from si_dagster.stages.chunks import as_finished
 
 def run(strike):
@@ -36,16 +36,42 @@ def run(strike):
 strike = 1
 while run(strike):
     strike += 1
-print(strike)
+deadline = time.monotonic() + 10
+while _thread._count() and time.monotonic() < deadline:
+    time.sleep(0.1)
+print(strike, _thread._count())
+"""
+
+UNHEARD_UNTIL_A_WAIT_ENDS = """
+import os, signal, threading, time
+from si_dagster.stages.chunks import as_finished
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.siginterrupt(signal.SIGINT, False)
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    list(as_finished(lambda chunk: time.sleep(60), range(5), 2))
+except KeyboardInterrupt:
+    print("heard")
 """
 
 
-def test_a_caller_interrupted_at_any_instruction_keeps_no_thread_waiting():
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_EVERYWHERE], capture_output=True, text=True, timeout=120
-    )
+def in_another_process(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 200, "instructions were struck"
+    return done.stdout
+
+
+def test_a_caller_interrupted_at_any_instruction_keeps_no_thread_waiting():
+    struck, threads = in_another_process(INTERRUPTED_EVERYWHERE).split()
+    assert int(struck) > 200, "instructions were struck"
+    assert threads == "0", "each lane ends by itself"
+
+
+def test_ctrl_c_is_heard_though_a_library_lets_waits_go_on():
+    started = time.monotonic()
+    assert in_another_process(UNHEARD_UNTIL_A_WAIT_ENDS).strip() == "heard"
+    assert time.monotonic() - started < 30, "not after the chunk"
 
 
 def test_what_is_under_way_at_an_error_is_handed_on_and_nothing_more_is_begun():
