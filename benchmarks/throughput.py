@@ -36,7 +36,6 @@ import yaml
 
 from assets.report import study_metrics
 from si_dagster.engines import vllm_setup
-from si_dagster.engines.checkpoints import CPU_CACHE_BYTES
 from si_dagster.engines.process import child_environment, engine_python
 from si_dagster.engines.registry import open_engine
 from si_dagster.plan import Plan
@@ -308,6 +307,8 @@ def harness_seconds(arguments: argparse.Namespace, scratch: Path) -> tuple[float
 
 def vllm_settings() -> tuple[dict[str, Any], dict[str, str]]:
     """What our engine opens vLLM with on CPU, for the other side too: arguments, environment."""
+    from si_dagster.engines.checkpoints import CPU_CACHE_BYTES  # imports torch
+
     settings = {
         "enforce_eager": True,
         "enable_chunked_prefill": False,
