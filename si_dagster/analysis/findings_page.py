@@ -301,7 +301,7 @@ def side_by_side(points: pl.DataFrame) -> pl.DataFrame:
     Examples:
         >>> points = pl.DataFrame({"x": [100.0, 100.0], "series": ["a", "b"]})
         >>> side_by_side(points)["x"].round(1).to_list()
-        [96.6, 103.5]
+        [96.7, 103.4]
     """
     place = pl.col("series").rank("dense") - (pl.col("series").n_unique() + 1) / 2
     return points.with_columns(x=pl.col("x") * DODGE**place)
