@@ -287,7 +287,7 @@ def harness_seconds(arguments: argparse.Namespace, scratch: Path) -> tuple[float
     model_args = ",".join(f"{name}={value}" for name, value in settings.items())
     command = [arguments.lm_eval, "-m", "lm_eval", "run", "--model", backend, "--model_args", model_args]
     command += ["--tasks", "sudoku4_samples", "--include_path", str(scratch), "--batch_size", batch]
-    began, seen, told = time.perf_counter(), [], b""
+    began, seen, words = time.perf_counter(), [], b""
     with subprocess.Popen(
         command,
         cwd=scratch,
@@ -297,11 +297,11 @@ def harness_seconds(arguments: argparse.Namespace, scratch: Path) -> tuple[float
         bufsize=0,
     ) as child:
         while child.stderr and (some := child.stderr.read(2**16)):  # as it comes: a bar ends no line
-            told += some
+            words += some
             if BAR in some:
                 seen.append(time.perf_counter())
     if child.returncode or not seen:
-        sys.exit(f"{told.decode()[-5000:]}lm-evaluation-harness failed: {' '.join(command)}")
+        sys.exit(f"{words.decode()[-5000:]}lm-evaluation-harness failed: {' '.join(command)}")
     return seen[-1] - seen[0], time.perf_counter() - began
 
 

@@ -1,4 +1,4 @@
-"""What a process of an engine or a trainer does beside its work: end with its parent, tell its memory.
+"""What a process does beside its work: end with its parent, share the cores, hear Ctrl-C, tell its memory.
 
 It starts none itself, and it sees the memory of this process alone, not of those that it started.
 """
@@ -11,17 +11,40 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
+from queue import Empty, SimpleQueue
+from typing import NoReturn, TypeVar
 
 import psutil
 
+Item = TypeVar("Item")
+
 PARENT_POLL_SECONDS = 0.5
+SIGNAL_POLL_SECONDS = 0.5
 RESOURCE_TRACKER = "multiprocessing.resource_tracker"
 
 
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_of_each(count: int) -> int:
+    """CPU threads of each of `count` processes that share the cores of this one.
+
+    Examples:
+        >>> threads_of_each(10**6)
+        1
+    """
+    return max(1, usable_cores() // count)
+
+
+def taken(queue: "SimpleQueue[Item]") -> Item:
+    """The next of a queue, waited for in slices: a library's handler of Ctrl-C may let a wait go on."""
+    while True:
+        try:
+            return queue.get(timeout=SIGNAL_POLL_SECONDS)
+        except Empty:
+            continue
 
 
 def exit_with_parent(parent: int) -> None:

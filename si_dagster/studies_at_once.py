@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from si_dagster.instance import open_instance
-from si_dagster.processes import exit_with_parent, usable_cores
+from si_dagster.processes import exit_with_parent, threads_of_each, usable_cores
 from si_dagster.store.layout import default_home
 from si_dagster.study import Study, parse_study
 
@@ -98,7 +98,7 @@ class _Crew:
 
     def __init__(self, workers: int, board: _Board) -> None:
         self._board, self._workers = board, workers
-        self._threads = os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // workers)))
+        self._threads = os.environ.get("OMP_NUM_THREADS", str(threads_of_each(workers)))
         self._running: set[subprocess.Popen[str]] = set()
         self._lock, self._stopping = threading.Lock(), False
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from si_dagster.analysis.table import NO_SPREAD
+from si_dagster.analysis.table import NO_SPREAD, ROUNDING
 
 WIDTH, HEIGHT = 300, 200
 PANELS_A_ROW = 4
@@ -215,8 +215,7 @@ def _interval_label(name: str) -> pl.Expr:
     # Less -0, which a rounded -.0001 is.
     value, low, high = (pl.when(end == 0).then(0.0).otherwise(end).cast(pl.String) for end in rounded)
     width = (pl.col(f"{name}_high") - pl.col(f"{name}_low")).fill_nan(None)
-    interval = pl.when(width >= 1e-12).then(pl.format("[{}, {}]", low, high))
-    interval = interval.otherwise(pl.when(width < 1e-12).then(pl.lit(NO_SPREAD)))
+    interval = pl.when(width < ROUNDING).then(pl.lit(NO_SPREAD)).otherwise(pl.format("[{}, {}]", low, high))
     label = pl.format("{}\n{}", value, interval)
     return pl.coalesce(label, value, pl.lit("-"))
 

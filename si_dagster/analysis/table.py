@@ -95,6 +95,9 @@ VERIFIERS = {
 """The same of the table of verifiers."""
 
 
+ROUNDING = 1e-12
+"""An interval narrower than this is a point: sums are rounded."""
+
 NO_SPREAD = "[no spread]"
 NO_SPREAD_READING = """[no spread]: every resample of the prompts gives this very value, for a mean because
 all prompts have it. That is not certainty. Of n prompts that are all alike, fewer than 1 - .05^(1/n) of all
@@ -152,7 +155,7 @@ def interval_text(row: dict[str, Any], name: str) -> str:
 
 def has_no_spread(low: float, high: float) -> bool:
     """Whether an interval is a point, up to the rounding of sums."""
-    return high - low < 1e-12
+    return high - low < ROUNDING
 
 
 def text_rows(

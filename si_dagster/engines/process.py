@@ -18,14 +18,14 @@ import threading
 from collections.abc import Mapping
 from multiprocessing import Pipe
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 import psutil
 
 from si_dagster.engines.base import CAUSE_IN_LOG, WANT_OF_MEMORY, EngineError, Usage
 from si_dagster.engines.remote import RemoteEngine
-from si_dagster.processes import descendants, kill_all
+from si_dagster.processes import descendants, kill_all, taken
 
 LOG_TAIL_BYTES = 4000
 CHILD_DEFAULTS = {
@@ -42,8 +42,6 @@ CHILD_DEFAULTS = {
 CLOSE_SECONDS = 5.0
 """Patience with a child that was asked to end, and with what a dead one left behind, before they are killed.
 """
-
-SIGNAL_POLL_SECONDS = 0.5
 
 Answer: TypeAlias = "SimpleQueue[tuple[str | None, Any] | EngineError]"
 """Of one call: failure and result, or the end of the child. No future: Ctrl-C may strike its caller while it
@@ -189,7 +187,10 @@ class EngineProcess(RemoteEngine):
         answer: Answer = SimpleQueue()
         try:
             self._ask(answer, method, arguments)
-            failure, result = self._awaited(answer)
+            found = taken(answer)
+            if isinstance(found, EngineError):
+                raise found
+            failure, result = found
         except EngineError:
             raise
         except BaseException:
@@ -200,17 +201,6 @@ class EngineProcess(RemoteEngine):
         if failure is not None:
             raise EngineError(self._explained(failure))
         return result
-
-    def _awaited(self, answer: Answer) -> tuple[str | None, Any]:
-        """The answer once it is there; in slices: a library's handler of Ctrl-C may let a wait go on."""
-        while True:
-            try:
-                found = answer.get(timeout=SIGNAL_POLL_SECONDS)
-            except Empty:
-                continue
-            if isinstance(found, EngineError):
-                raise found
-            return found
 
     def _explained(self, failure: str) -> str:
         """What the child says of a failure, with what its words leave out."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from si_dagster.engines.base import Completion, EngineError, Prompt, SamplingParams, Usage
 from si_dagster.engines.process import EngineProcess
-from si_dagster.processes import usable_cores
+from si_dagster.processes import threads_of_each
 
 Answer = TypeVar("Answer")
 
@@ -130,16 +130,6 @@ class EngineReplicas:
         if failed is not None:
             raise failed
         return [answer.result() for answer in answers]
-
-
-def threads_of_each(count: int) -> int:
-    """CPU threads of each of `count` engines that share the cores of this process.
-
-    Examples:
-        >>> threads_of_each(10**6)
-        1
-    """
-    return max(1, usable_cores() // count)
 
 
 def check_gpus(wanted: int, visible: int) -> None:

@@ -12,6 +12,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
+from si_dagster.processes import taken
+
 Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
 
@@ -51,7 +53,7 @@ def as_finished(
                     running += 1
             if not running:
                 break
-            result, failed = _taken(lanes.finished)
+            result, failed = taken(lanes.finished)
             running -= 1
             if failed is None:
                 yield from result
@@ -116,12 +118,3 @@ def _work(
             finished.put(((compute(chunk),), None))
         except BaseException as error:
             finished.put(((), error))
-
-
-def _taken(queue: "SimpleQueue[Any]") -> Any:
-    """The next of a queue; in slices: a library's handler of Ctrl-C may let a wait go on (SA_RESTART)."""
-    while True:
-        try:
-            return queue.get(timeout=POLL_SECONDS)
-        except Empty:
-            continue

@@ -60,7 +60,7 @@ def test_one_that_cannot_start_is_an_error(tmp_path):
 )
 def test_without_gpus_engines_share_the_cores(kind, options, threads, policy, monkeypatch):
     started = []
-    monkeypatch.setattr("si_dagster.engines.replicas.usable_cores", lambda: 6)
+    monkeypatch.setattr("si_dagster.processes.usable_cores", lambda: 6)
     monkeypatch.setattr("si_dagster.engines.replicas.num_gpus", lambda visible: 0)
 
     def start(kind, path, options, *others):
