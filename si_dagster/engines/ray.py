@@ -10,6 +10,7 @@ import math
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -72,7 +73,8 @@ class ActorPool:
     def __init__(self, spawn: Callable[[], tuple[Any, Any]], size: int, start_seconds: float) -> None:
         self._spawn, self._size, self._start_seconds = spawn, size, start_seconds
         self._changed = threading.Condition()
-        self._idle: list[Any] = []
+        self._idle: deque[Any] = deque()
+        """The longest idle first: each is asked in its turn, and a dead one is found early."""
         self._num_alive = self._num_coming = 0
         self._coming: list[threading.Thread] = []
         self._is_closed = False
@@ -130,7 +132,7 @@ class ActorPool:
     def _take(self) -> Any:
         with self._changed:
             self.wait_for_one()
-            return self._idle.pop()
+            return self._idle.popleft()
 
     def close(self) -> None:
         """Ask for no more actors; those that wait for one are told."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import time
 from contextlib import closing
@@ -68,6 +69,7 @@ def test_a_node_killed_midway_loses_nothing_and_repeats_nothing(
     cluster.start_second_node()
     with closing(open_ray(cluster, tmp_path)) as engine, open_writer(tmp_path) as writer:
         assert engine.num_lanes == 3, "one actor a node, and a chunk that waits"
+        cluster.wait_for_actor()
         meter = CostMeter(engine, tmp_path / "cost.json")
         for count, chunk in enumerate(generation_chunks(prompts, engine, SAMPLING, ADDRESS, CHUNK), 1):
             writer.write_part(chunk)
@@ -95,7 +97,10 @@ def test_a_study_ends_as_without_ray_though_a_node_dies_while_it_verifies(
         while len(list((tmp_path / VERIFICATIONS).glob("part-*.parquet"))) < 2:
             assert run.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.002)
+        run.send_signal(signal.SIGSTOP)
+        cluster.wait_for_actor()
         cluster.kill_second_node()
+        run.send_signal(signal.SIGCONT)
         assert not (tmp_path / VERIFICATIONS / "manifest.json").exists(), "killed in time"
         assert run.wait() == 0, (tmp_path / "log").read_text()
 

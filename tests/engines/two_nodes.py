@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 import psutil
@@ -26,13 +27,29 @@ class TwoNodes:
         """Unless it is there."""
         self._second = self._second or self._cluster.add_node(**self._node)
 
+    def wait_for_actor(self) -> None:
+        """Until the second node holds one that has opened its engine, which may be long after the first."""
+        while not any(map(is_actor, self._second_processes())):
+            time.sleep(0.05)
+
     def kill_second_node(self) -> None:
         """All its processes at once, as when a machine loses power."""
-        raylet = psutil.Process(self._second.all_processes["raylet"][0].process.pid)
-        for process in [raylet, *raylet.children(recursive=True)]:
+        for process in self._second_processes():
             os.kill(process.pid, signal.SIGKILL)
         self._cluster.remove_node(self._second, allow_graceful=False)
         self._second = None
 
+    def _second_processes(self) -> list[psutil.Process]:
+        raylet = psutil.Process(self._second.all_processes["raylet"][0].process.pid)
+        return [raylet, *raylet.children(recursive=True)]
+
     def shutdown(self) -> None:
         self._cluster.shutdown()
+
+
+def is_actor(process: psutil.Process) -> bool:
+    """Whether it is an actor with nothing to do, as Ray titles its workers."""
+    try:
+        return process.cmdline()[:1] == ["ray::Replica"]
+    except psutil.NoSuchProcess:
+        return False
