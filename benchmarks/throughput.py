@@ -36,7 +36,7 @@ import yaml
 
 from assets.report import study_metrics
 from si_dagster.engines import vllm_setup
-from si_dagster.engines.process import child_environment, engine_python
+from si_dagster.engines.child import child_environment, engine_python
 from si_dagster.engines.registry import open_engine
 from si_dagster.plan import Plan
 from si_dagster.store.artifacts import Store

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from si_dagster.engines.process import PACKAGE_ROOT
+from si_dagster.engines.child import PACKAGE_ROOT
 
 PROGRAM = """
 import json, resource, sys

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from si_dagster.engines.base import EngineError, Prompt, SamplingParams
-from si_dagster.engines.process import CLOSE_SECONDS, PACKAGE_ROOT, EngineProcess
+from si_dagster.engines.child import CLOSE_SECONDS, PACKAGE_ROOT
+from si_dagster.engines.process import EngineProcess
 
 PROMPTS = [Prompt("p", "?____3412________A")]
 FORKING_WORKER = Path(__file__).with_name("forking_worker.py")

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from conftest import MINI, run_cli
 
-from si_dagster.engines.process import engine_python
+from si_dagster.engines.child import engine_python
 
 # Half a minute of start-up for each engine, ten times that on a machine with other things to do.
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
