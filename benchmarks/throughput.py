@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -66,7 +67,17 @@ def machine() -> None:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine())
     command = " ".join(["python -m benchmarks.throughput", *sys.argv[1:]])
-    told("machine", cores=os.cpu_count(), cpu=cpu, load=os.getloadavg()[0], command=command)
+    versions = {name: version(name) for name in ("dagster", "polars", "torch", "transformers")}
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    told(
+        "machine",
+        cores=os.cpu_count(),
+        cpu=cpu,
+        load=os.getloadavg()[0],
+        commit=commit.stdout.strip(),
+        command=command,
+        **versions,
+    )
 
 
 def study_file(folder: Path, checkpoint: Path, train: int, held: int) -> Path:
@@ -80,18 +91,31 @@ def study_file(folder: Path, checkpoint: Path, train: int, held: int) -> Path:
     return file
 
 
+WITH_PEAK = """
+import atexit, pathlib, sys
+from si_dagster.processes import peak_memory
+file = pathlib.Path(sys.argv.pop(1))
+atexit.register(lambda: file.write_text(str(peak_memory())))
+"""
+"""Its own, told by itself: `ru_maxrss` of a child begins with what its parent held."""
+
+
+def with_peak(program: str, *arguments: str) -> tuple[float, float]:
+    """Wall seconds of a Python program, and GB that its process held at most."""
+    with tempfile.NamedTemporaryFile() as peak:
+        command = [sys.executable, "-c", WITH_PEAK + program, peak.name, *arguments]
+        began = time.perf_counter()
+        if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+            sys.exit(f"failed: {' '.join(arguments)}")
+        return time.perf_counter() - began, int(peak.read()) / 1e9
+
+
 def run_study(file: Path, home: Path, *options: str) -> tuple[float, float]:
-    """Wall seconds and peak GB (of the largest process) of a run from the command line."""
-    code = "from si_dagster.cli import main; main()"
-    command = [sys.executable, "-c", code, "run", str(file), "--json", *options]
-    began = time.perf_counter()
-    child = subprocess.Popen(
-        command, env={**os.environ, "SI_DAGSTER_HOME": str(home)}, stdout=subprocess.DEVNULL
+    """Wall seconds and peak GB of a run from the command line; its engine and its trainer tell their own."""
+    program = (
+        f"import os; os.environ['SI_DAGSTER_HOME'] = {str(home)!r}; from si_dagster.cli import main; main()"
     )
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        sys.exit(f"the run failed: {' '.join(command)}")
-    return time.perf_counter() - began, usage.ru_maxrss * 1024 / 1e9
+    return with_peak(program, "run", str(file), "--json", *options)
 
 
 def options_of(arguments: argparse.Namespace) -> dict[str, str]:
@@ -107,18 +131,8 @@ def drawn(arguments: argparse.Namespace, scratch: Path) -> tuple[Path, dict[str,
     home = scratch / "home"
     file = study_file(scratch, arguments.checkpoint, train=WARM_UP, held=arguments.num_prompts)
     began = time.perf_counter()
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.throughput",
-        "draw",
-        "--study",
-        str(file),
-        "--home",
-        str(home),
-    ]
-    command += ["--engine", arguments.engine]
-    command += [f"--engine-option={name}={value}" for name, value in options_of(arguments).items()]
+    settings = [f"{name}={value}" for name, value in options_of(arguments).items()]
+    command = [sys.executable, "-m", "benchmarks.draw", str(file), str(home), arguments.engine, *settings]
     subprocess.run(command, check=True)
     whole = time.perf_counter() - began
     plan, store = Plan(load_study(file)), Store(home)
@@ -129,34 +143,6 @@ def drawn(arguments: argparse.Namespace, scratch: Path) -> tuple[Path, dict[str,
     tokens = manifests[1].metadata["num_tokens"]
     seconds = {"warm": warm, "cold": start + warm, "whole": whole}
     return home, {"completions": manifests[1].num_rows, "tokens": tokens, **seconds}
-
-
-def draw(arguments: argparse.Namespace) -> None:
-    """The generations of iteration 0 and what they are made from, by Dagster, as a run of the study does."""
-    import dagster as dg
-
-    from assets.automation import job_name
-    from assets.stage_asset import asset_key
-    from resources.engine import EngineResource
-    from resources.store import StoreResource
-    from si_dagster.console import progress_logger
-    from si_dagster.definitions import definitions
-    from si_dagster.instance import open_instance
-
-    study, home = load_study(arguments.study), arguments.home
-    engine = EngineResource(kind=arguments.engine).with_settings(arguments.engine_option)
-    with open_instance(home) as instance, progress_logger(quiet=True) as loggers:
-        graph = definitions([study], StoreResource(home=str(home)), engine)
-        job = dg.Definitions.merge(graph, dg.Definitions(loggers=loggers)).resolve_job_def(
-            job_name(study.name, "all_iterations")
-        )
-        base = asset_key(study, "base_checkpoint", None)
-        job.execute_in_process(
-            instance=instance,
-            partition_key=dg.MultiPartitionKey({"model": CELL[0], "task": CELL[1]}),
-            asset_selection=[base, *(asset_key(study, stage, 0) for stage in ("prompts", "generations"))],
-            run_config={"loggers": {"console": {}}},
-        )
 
 
 def prompts_of(home: Path, scratch: Path, split: str) -> list[tuple[str, str]]:
@@ -372,33 +358,34 @@ def growth(arguments: argparse.Namespace) -> None:
         prompts = generations // 16 // 2
         with tempfile.TemporaryDirectory() as scratch:
             file = study_file(Path(scratch), arguments.checkpoint, train=prompts, held=prompts)
-            seconds, peak = run_study(file, Path(scratch) / "home", "--engine", arguments.engine)
+            home = Path(scratch) / "home"
+            seconds, peak = run_study(file, home, "--engine", arguments.engine)
+            store, addresses = Store(home), Plan(load_study(file)).nodes
+            found = [manifest for address in addresses if (manifest := store.manifest(address))]
+            peaks = [manifest.metadata.get("peak_memory_bytes") or 0 for manifest in found]
             told(
                 "growth of an iteration",
                 generations=2 * prompts * 16,
                 seconds=seconds,
                 us_a_generation=1e6 * seconds / (2 * prompts * 16),
-                peak_gb_of_largest_process=peak,
+                peak_gb=peak,
+                peak_gb_of_engine_or_trainer=max(peaks) / 1e9,
             )
 
 
 def store(arguments: argparse.Namespace) -> None:
-    """One generations artifact, written in chunks of 4096 rows, then read as a gap would."""
+    """One generations artifact, written in chunks of 4096 rows."""
     for rows in arguments.sizes:
         with tempfile.TemporaryDirectory() as scratch:
-            command = [sys.executable, __file__, "write", "--rows", str(rows), "--home", scratch]
-            began = time.perf_counter()
-            child = subprocess.Popen(command)
-            _, status, usage = os.wait4(child.pid, 0)
-            if status:
-                sys.exit("writing failed")
+            program = "from benchmarks.throughput import main; main()"
+            seconds, peak = with_peak(program, "write", "--rows", str(rows), "--home", scratch)
             size = sum(f.stat().st_size for f in Path(scratch).rglob("*") if f.is_file())
             told(
                 "growth of the store",
                 rows=rows,
-                seconds=time.perf_counter() - began,
-                us_a_row=1e6 * (time.perf_counter() - began) / rows,
-                peak_gb=usage.ru_maxrss * 1024 / 1e9,
+                seconds=seconds,
+                us_a_row=1e6 * seconds / rows,
+                peak_gb=peak,
                 gb_on_disk=size / 1e9,
             )
 
@@ -508,9 +495,7 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-MEASURES = {
-    function.__name__: function for function in (asset, harness, prefix, growth, store, loop, write, draw)
-}
+MEASURES = {function.__name__: function for function in (asset, harness, prefix, growth, store, loop, write)}
 NUM_PROMPTS = {"prefix": 60}
 """Where 2000 take too long: 32 texts each, read one by one on the other side."""
 SIZES = {"growth": [10**3, 10**4, 10**5], "store": [10**5, 10**6, 10**7]}
@@ -520,7 +505,7 @@ def main() -> None:
     arguments = parsed()
     arguments.num_prompts = arguments.num_prompts or NUM_PROMPTS.get(arguments.what, 2000)
     arguments.sizes = arguments.sizes or SIZES.get(arguments.what)
-    if arguments.what not in ("write", "draw"):
+    if arguments.what != "write":
         print(f"# {datetime.now().date()}", flush=True)
         machine()
     MEASURES[arguments.what](arguments)

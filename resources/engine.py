@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr
 
 from si_dagster.assignments import assignment
 from si_dagster.engines.base import Engine
+from si_dagster.engines.child import spare
 from si_dagster.engines.process import EngineProcess
 from si_dagster.engines.replicas import EngineReplicas
 
@@ -66,7 +67,7 @@ class EngineResource(dg.ConfigurableResource):
         """The engine of that kind holding the policy of that folder, started if it is not there or died."""
         wanted = (kind, folder, trust_remote_code)
         if self._loaded is None or self._loaded[:3] != wanted or self._loaded[3].is_closed:
-            self.release()
+            self._end_loaded()
             options = {} if kind == SCRIPTED else dict(self.options)
             if trust_remote_code:
                 options["trust_remote_code"] = True
@@ -79,7 +80,11 @@ class EngineResource(dg.ConfigurableResource):
         return EngineProcess(kind, folder, options, self.python if kind != SCRIPTED else "")
 
     def release(self) -> None:
-        """End the engine process and give its memory back."""
+        """End the engine process, and one that was started ahead, and give their memory back."""
+        spare.drop()
+        self._end_loaded()
+
+    def _end_loaded(self) -> None:
         if self._loaded is not None:
             engine, self._loaded = self._loaded[3], None
             engine.close()

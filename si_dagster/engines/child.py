@@ -1,16 +1,19 @@
 """The child process of an engine: how it is started, what it left in its log, how it and its own end.
-
-It says nothing of questions and answers: `EngineProcess` does.
+One can be started ahead, to import an engine's libraries while the caller does something else: that takes
+seconds. It says nothing of questions and answers: `EngineProcess` does.
 """
 
+import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from multiprocessing import Pipe
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -62,6 +65,13 @@ def child_environment() -> dict[str, str]:
     return {**CHILD_DEFAULTS, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
+IMPORTED_AHEAD = ("transformers", "vllm")
+"""Engine kinds whose libraries take seconds to import."""
+
+SETTLED_BY_IMPORT = ("device", "num_threads")
+"""Options that a library may read when it is imported, so that it cannot be imported without them."""
+
+
 class Child:
     """A process that runs `si_dagster.engines.worker`, the pipe to it and its log.
 
@@ -69,15 +79,23 @@ class Child:
         kind: Engine kind, which decides on the Python.
         python: The Python to run it with; default: `engine_python(kind)`.
         environment: Variables of the child beside ours.
+        is_ahead: Whether to import the engine's libraries before anything is asked.
 
     Raises:
         EngineError: If there is no such Python.
     """
 
-    def __init__(self, kind: str, python: str = "", environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        python: str = "",
+        environment: Mapping[str, str] | None = None,
+        is_ahead: bool = False,
+    ) -> None:
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self.pipe, theirs = Pipe()
         worker = ["-m", "si_dagster.engines.worker", str(theirs.fileno()), str(os.getpid())]
+        worker += [kind] * is_ahead
         with theirs:
             try:
                 self._process = subprocess.Popen(
@@ -141,3 +159,49 @@ class Child:
         """Close this end of the pipe, and the log."""
         self.pipe.close()
         self.log.close()
+
+
+class Spare:
+    """At most one child that was started ahead and waits for an engine that fits it."""
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._fits: tuple[str, str] | None = None
+        self._child: Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child that waits, if one does."""
+        return None if self._child is None else self._child.pid
+
+    def start(self, kind: str, python: str = "", options: Mapping[str, Any] | None = None) -> None:
+        """Start a child for an engine to come, where that gains anything; one that is there goes."""
+        self.drop()
+        if kind not in IMPORTED_AHEAD or any(name in SETTLED_BY_IMPORT for name in options or {}):
+            return
+        # What is wrong with its Python is told by the engine that asks for it.
+        with self._changing, contextlib.suppress(EngineError):
+            self._fits, self._child = (kind, python), Child(kind, python, is_ahead=True)
+
+    def take(self, kind: str, python: str, options: Mapping[str, Any]) -> Child | None:
+        """The child, if it fits and lives: for one engine."""
+        with self._changing:
+            if self._child is None or self._fits != (kind, python) or not self._child.is_alive():
+                return None
+            if any(name in SETTLED_BY_IMPORT for name in options):
+                return None
+            child, self._child = self._child, None
+            return child
+
+    def drop(self) -> None:
+        """End the child that nobody took."""
+        with self._changing:
+            child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.reaped()
+            child.close_files()
+
+
+spare = Spare()
+"""Of this process."""

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from si_dagster.engines.base import CAUSE_IN_LOG, WANT_OF_MEMORY, EngineError, Usage
-from si_dagster.engines.child import Child
+from si_dagster.engines.child import Child, spare
 from si_dagster.engines.remote import RemoteEngine
 from si_dagster.processes import taken
 
@@ -63,7 +63,8 @@ class EngineProcess(RemoteEngine):
         self._num_calls = 0
         self._ended: str | None = None
         """Why no further call is answered."""
-        self._child = Child(kind, python, environment)
+        taken_over = None if environment else spare.take(kind, python, options or {})
+        self._child = taken_over or Child(kind, python, environment)
         self._threads = [
             threading.Thread(target=job, daemon=True) for job in (self._listen, self._child.bury)
         ]

@@ -4,6 +4,7 @@ It starts an engine in this process; `EngineProcess` starts one in a process of 
 device or batch sizes.
 """
 
+import contextlib
 import inspect
 from importlib import import_module
 from pathlib import Path
@@ -43,3 +44,10 @@ def open_engine(kind: str, path: str | Path, **options: Any) -> Engine:
             allowed = ", ".join(name for name in known if name != "path")
             raise EngineError(f"engine {kind}: no option {option!r}: allowed are {allowed}")
     return engine_class(path, **options)
+
+
+def prepare(kind: str) -> None:
+    """Import what an engine of that kind needs; what cannot be imported is told by `open_engine`."""
+    with contextlib.suppress(ImportError, OSError, EngineError):
+        module = import_module(ENGINE_CLASSES[kind][0])
+        getattr(module, "prepare", lambda: None)()

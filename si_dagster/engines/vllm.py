@@ -250,6 +250,12 @@ class VllmEngine:
             self._usage.seconds += time.perf_counter() - started
 
 
+def prepare() -> None:
+    """Import vLLM, with the environment that an engine without device or num_threads would set."""
+    prepared_platform("auto", None)
+    from vllm import LLM, SamplingParams  # noqa: F401  # pyright: ignore
+
+
 def with_neighbours(sequences: Sequence[np.ndarray]) -> list[int]:
     """Tokens that each sequence has in common with the one before it; 0 for the first.
 

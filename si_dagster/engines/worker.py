@@ -1,4 +1,6 @@
-"""The child of `EngineProcess`: `python -m si_dagster.engines.worker DESCRIPTOR PARENT_PID`.
+"""The child of `EngineProcess`: `python -m si_dagster.engines.worker DESCRIPTOR PARENT_PID [KIND]`.
+
+With a kind it imports what that engine needs before anything is asked.
 
 Answers (number, method, arguments) with (number, error or None, result, usage) until the pipe ends, as many
 calls at once as the engine has lanes. Standard output stays free for what libraries print. It trusts its
@@ -9,14 +11,14 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
 from si_dagster.engines.base import Engine, Usage, num_lanes
-from si_dagster.engines.registry import open_engine
+from si_dagster.engines.registry import open_engine, prepare
 from si_dagster.engines.remote import answered
 from si_dagster.processes import exit_with_descendants, exit_with_parent, peak_gpu_memory, peak_memory
 
@@ -61,10 +63,12 @@ class Desk:
             questions.put(None)
 
 
-def serve(desk: Desk) -> None:
+def serve(desk: Desk, kinds_to_come: Sequence[str]) -> None:
     """Open the engine, then answer until the other end is closed."""
     questions: SimpleQueue[Question | None] = SimpleQueue()
     threading.Thread(target=desk.read_ahead, args=(questions,), daemon=True).start()
+    for kind in kinds_to_come:
+        prepare(kind)
     first = questions.get()
     if first is None:
         return
@@ -87,11 +91,11 @@ def serve(desk: Desk) -> None:
 
 def main() -> None:
     """Entry point of the child."""
-    descriptor, parent = map(int, sys.argv[1:])
+    descriptor, parent, *kinds_to_come = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    exit_with_parent(parent)
+    exit_with_parent(int(parent))
     try:
-        serve(Desk(Connection(descriptor)))
+        serve(Desk(Connection(int(descriptor))), kinds_to_come)
     except (BrokenPipeError, ConnectionResetError):
         exit_with_descendants(1)
     # Interpreter shutdown frees a large policy block by block; the kernel does it at once.
