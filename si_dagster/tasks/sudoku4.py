@@ -66,9 +66,17 @@ def all_grids() -> np.ndarray:
 
 @cache
 def _grids() -> np.ndarray:
-    first, second, third, fourth = np.meshgrid(*[np.arange(len(ROWS))] * SIDE, indexing="ij")
-    grids = np.concatenate([ROWS[index.ravel()] for index in (first, second, third, fourth)], axis=1)
+    pairs = _side_by_side(ROWS, ROWS)
+    first_box = 1 << pairs[:, GROUPS[2 * SIDE]]
+    bands = pairs[first_box.sum(axis=1) == 0b11110]  # the second box holds what is left
+    grids = _side_by_side(bands, bands)
     return grids[rules_met(grids)]
+
+
+def _side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Every row of one beside every row of the other, in lexicographic order."""
+    first, second = np.meshgrid(np.arange(len(left)), np.arange(len(right)), indexing="ij")
+    return np.concatenate([left[first.ravel()], right[second.ravel()]], axis=1)
 
 
 def rules_met(answers: np.ndarray) -> np.ndarray:
