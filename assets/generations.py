@@ -23,14 +23,14 @@ def materialize(run: StageRun) -> dict[str, Any]:
     sampling = sampling_params(run.study.generation, run.task.stop(run.style), run.seed)
     first_prompt = prompts.sort("prompt", "prompt_id")["prompt"][0]
     run.context.log.info(f"first prompt as the policy reads it:\n{first_prompt}")
-    cost: dict[str, Any] = {}
+    cost = run.earlier_cost
     if missing.height:
         with (
             run.engine_cost("policy") as (engine, cost),
             run.progress(prompts.height, "prompts", prompts.height - missing.height) as progress,
         ):
             for chunk in generation_chunks(missing, engine, sampling, run.node.address, run.chunk_prompts):
-                run.writer.write_part(chunk)
+                run.write_part(chunk)
                 progress.advance(chunk["prompt_id"].n_unique())
     rows = run.writer.existing(["completion", "finish_reason", "num_tokens"])
     return {

@@ -50,12 +50,12 @@ def materialize(run: StageRun) -> dict[str, Any]:
     if shown and run.style_of("verifier") == "chat":
         shown = run.chat_template("verifier").render(shown)
     run.context.log.info(f"first prompt as the verifier reads it:\n{shown}")
-    cost: dict[str, Any] = {}
+    cost = run.earlier_cost
     if run.writer.existing().is_empty():
         with run.engine_cost("verifier") as (engine, cost):
             verifier = run.node.inputs["verifier"].artifact_id
             asked = replace(batch, engine=run.spoken(engine, "verifier"))
-            run.writer.write_part(verified_probes(probes, method, asked, run.verification, verifier))
+            run.write_part(verified_probes(probes, method, asked, run.verification, verifier))
     outcome = probe_acceptance(run.writer.existing(), method.accepts_from)
     by_probe = outcome.group_by("kind", "probe").agg(pl.col("accepted").sum(), num=pl.col("accepted").count())
     return {

@@ -46,8 +46,13 @@ def _made_up(run: StageRun, num_rows: int, render: Render) -> dict[str, Any]:
     """Let the policy make up the training prompts."""
     voting = sampling_params(run.study.generation, (), run.seed)
     with run.engine_cost("policy") as (engine, cost), run.progress(num_rows, "prompts") as progress:
+
+        def advance(count: int) -> None:
+            run.save_cost()
+            progress.advance(count)
+
         spoken = run.spoken(engine, "policy")
-        rows, making = made_rows(run.task, spoken, run.style, num_rows, voting, run.seed, progress.advance)
+        rows, making = made_rows(run.task, spoken, run.style, num_rows, voting, run.seed, advance)
     table = rendered_table(run.task, "train", rows, run.style, render)
     run.write_whole(table)
     return {"num_prompts": table.height, "first_prompt": table["prompt"][0], **vars(making), **cost}

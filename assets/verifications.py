@@ -45,7 +45,7 @@ def materialize(run: StageRun) -> dict[str, Any]:
         generations, run.writer.existing(["generation_id"])["generation_id"].unique()
     )
     num_prompts = missing["prompt_id"].n_unique()
-    cost: dict[str, Any] = {}
+    cost = run.earlier_cost
     if missing.height:
         with (
             _verifier(run, method) as (engine, cost),
@@ -60,7 +60,7 @@ def materialize(run: StageRun) -> dict[str, Any]:
                 run.node.inputs[role].artifact_id,
                 run.chunk_prompts,
             ):
-                run.writer.write_part(chunk)
+                run.write_part(chunk)
                 progress.advance(chunk["prompt_id"].n_unique())
     rows = run.writer.existing(["proxy_utility", "status"])
     scores = rows["proxy_utility"].drop_nulls()

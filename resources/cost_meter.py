@@ -1,7 +1,8 @@
 """What an artifact costs its engine, over every run that worked on it.
 
-Saved with each chunk, so that a run that is killed takes at most the cost of its last chunk with it. It
-counts the engine alone: training tells its own numbers, and grading and weighting are not metered.
+Saved before each chunk is written, so that no rows are ever without what they cost: a run that is killed
+takes at most the cost of a chunk with it that was not written. It counts the engine alone: training tells its
+own numbers, and grading and weighting are not metered.
 """
 
 import json
@@ -26,7 +27,7 @@ class CostMeter:
 
     def __init__(self, engine: Engine, file: Path) -> None:
         self._engine, self._file, self._before = engine, file, engine.usage()
-        self._earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self._earlier = saved_cost(file)
 
     def cost(self) -> dict[str, Any]:
         """Tokens, seconds, FLOPs (2 N a token that is computed), peak bytes of the engine process.
@@ -45,6 +46,11 @@ class CostMeter:
     def save(self) -> None:
         """Keep the cost so far, for the run that finishes the artifact."""
         write_json(self._file, self.cost())
+
+
+def saved_cost(file: Path) -> dict[str, Any]:
+    """What earlier runs saved as the cost of an artifact that is not whole yet; empty where none did."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _spent(before: Usage, after: Usage) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from resources.cost_meter import CostMeter
+from resources.cost_meter import CostMeter, saved_cost
 from resources.engine import EngineResource
 from resources.trainer import TrainerResource
 from si_dagster.engines.base import Engine
@@ -137,9 +137,23 @@ class StageRun:
     def engine_cost(self, role: str) -> Iterator[tuple[Engine, dict[str, Any]]]:
         """An engine, and a dict that holds what the artifact cost once the block ends; see `CostMeter`."""
         engine, cost = self.engine(role), {}
-        self._meter = CostMeter(engine, self.writer.staging_dir / "cost.json")
+        self._meter = CostMeter(engine, self._cost_file)
         yield engine, cost
         cost |= self._meter.cost()
+
+    @property
+    def earlier_cost(self) -> dict[str, Any]:
+        """What runs before this one spent on the artifact, where nothing is left for an engine to do."""
+        return saved_cost(self._cost_file)
+
+    @property
+    def _cost_file(self) -> Path:
+        return self.writer.staging_dir / "cost.json"
+
+    def save_cost(self) -> None:
+        """Keep what the artifact cost so far, for the run that finishes it."""
+        if self._meter is not None:
+            self._meter.save()
 
     @property
     def chunk_prompts(self) -> int:
@@ -154,10 +168,15 @@ class StageRun:
         output.mkdir()
         return output
 
+    def write_part(self, table: pl.DataFrame) -> None:
+        """Write rows of an engine, and before them what the artifact cost so far."""
+        self.save_cost()
+        self.writer.write_part(table)
+
     def write_whole(self, table: pl.DataFrame) -> None:
         """Write a table that is made in one go, unless a killed run has written it already."""
         if self.writer.existing().is_empty():
-            self.writer.write_part(table)
+            self.write_part(table)
 
     def train(self, module: str, spec: dict[str, Any]) -> dict[str, Any]:
         """Train into a staging folder and adopt it, after the engine has given its memory back."""
@@ -181,15 +200,7 @@ class StageRun:
     def progress(self, total: int, unit: str, done: int = 0) -> Iterator["Progress"]:
         """Tell the run how far it is, every few seconds and at the end."""
         part = f" {self.node.address.part}" if self.node.address.part else ""
-        meter = self._meter
-        tracker = Progress(
-            self.context,
-            f"{self.node.address.stage}{part}",
-            total,
-            unit,
-            done,
-            on_advance=meter.save if meter else None,
-        )
+        tracker = Progress(self.context, f"{self.node.address.stage}{part}", total, unit, done)
         yield tracker
         tracker.end()
 
@@ -197,25 +208,14 @@ class StageRun:
 class Progress:
     """Counts done units and logs `label: done/total unit (share), rate, time left`."""
 
-    def __init__(
-        self,
-        context: Any,
-        label: str,
-        total: int,
-        unit: str,
-        done: int,
-        on_advance: Callable[[], None] | None = None,
-    ) -> None:
+    def __init__(self, context: Any, label: str, total: int, unit: str, done: int) -> None:
         self._context, self._label, self._total, self._unit = context, label, total, unit
-        self._on_advance = on_advance
         self._done, self._first, self._start = done, done, time.monotonic()
         self._told, self._told_done = self._start, -1
 
     def advance(self, count: int) -> None:
         """`count` more units are done."""
         self._done += count
-        if self._on_advance is not None:
-            self._on_advance()
         if time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
             self.tell()
 

@@ -1,5 +1,6 @@
 """kill -9 in every stage that takes time: what was whole stays, what was not is made again, nothing twice."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import psutil
@@ -17,6 +19,7 @@ from si_dagster.instance import open_instance
 
 CELL = "pico|sudoku4"
 ITERATION = Path("data") / "mini" / "iteration_0"
+COSTS = {"prompt_tokens", "completion_tokens", "cached_tokens", "engine_seconds", "gpu_seconds", "flops"}
 RUN = ("run", str(MINI), "--chunk-prompts", "4")
 
 
@@ -95,6 +98,34 @@ def test_killed_four_times_the_study_ends_as_if_never_broken(
     assert run_statuses(home, monkeypatch) == {"SUCCESS", "FAILURE"}, "a killed run is shown as running"
     gap = [run_cli(folder, "gap", "mini", "--json").stdout for folder in (home, finished)]
     assert gap[0] == gap[1] != ""
+
+
+def told(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "manifest.json").read_text())["metadata"]
+
+
+@pytest.mark.timeout(600)
+def test_a_kill_before_the_manifest_loses_no_cost(home: Path) -> None:
+    folders = [
+        home / ITERATION / "generations" / CELL / "train",
+        home / ITERATION / "verifications" / CELL / "train.multiple_choice",
+        home / ITERATION / "probes" / CELL / "eval.multiple_choice",
+    ]
+    spent = [{name: value for name, value in told(folder).items() if name in COSTS} for folder in folders]
+    for folder, cost in zip(folders, spent, strict=True):
+        assert cost.keys() == COSTS
+        # As a kill between the last part and the manifest leaves it.
+        (folder / "manifest.json").unlink()
+        (folder / ".staging").mkdir()
+        (folder / ".staging" / "cost.json").write_text(json.dumps(cost))
+    probes = home / ITERATION.with_name("iteration_1") / "probes" / CELL / "eval.multiple_choice"
+    shutil.rmtree(probes)
+    kill_when(home, (probes / ".staging" / "cost.json").exists)
+    done = run_cli(home, *RUN)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for folder, cost in zip(folders, spent, strict=True):
+        assert {name: told(folder)[name] for name in COSTS} == cost
+    assert told(probes)["prompt_tokens"] > 0
 
 
 def test_an_engine_that_dies_is_started_again_and_the_stage_goes_on(finished: Path, home: Path) -> None:
