@@ -16,7 +16,8 @@ reference to a Hugging Face folder with the digest of its bytes.
 Reads: the model of the study; for `pretrain`, pre-training text of the task.
 
 Writes: a Hugging Face checkpoint (config, safetensors, tokenizer), or reference.json. A policy that another
-study of this home has trained by the very same recipe is copied, and `copied_from` says from where.
+study of this home has trained by the very same recipe is copied, and `copied_from` says from where: its
+metadata tell of the training there, whose cost is counted there alone.
 """
 
 

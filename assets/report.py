@@ -6,7 +6,7 @@ import dagster as dg
 import polars as pl
 
 from si_dagster.analysis.catalogue import ANALYSES
-from si_dagster.analysis.cost import artifact_costs, cost_tables
+from si_dagster.analysis.cost import artifact_costs, artifact_table, cost_tables
 from si_dagster.analysis.plots import iteration_chart, to_markdown
 from si_dagster.analysis.report import Section, html_report
 from si_dagster.analysis.table import markdown_table, shown_rows
@@ -33,8 +33,11 @@ def materialize(plan: Plan, store: Store) -> dg.MaterializeResult:
     stopped = stop_reason(plan, metrics)
     path = store.home / "reports" / f"{plan.study.name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    manifests = (m for a in plan.nodes if (m := store.manifest(a)) is not None)
-    costs = cost_tables(artifact_costs(manifests), plan.study.price)
+    spent = artifact_costs(m for a in plan.nodes if (m := store.manifest(a)) is not None)
+    costs = {
+        **cost_tables(spent, plan.study.price),
+        "by artifact": artifact_table(spent, plan.study.price),
+    }
     page = html_report(study, metrics, stopped, costs, sections(plan, store))
     write_bytes(path, page.encode())
     table = markdown_table(shown_rows(metrics))

@@ -316,14 +316,14 @@ def _complain_of_stale(stale: list[str], study: str) -> None:
 @app.command()
 def cost(study: StudyArgument, overrides: Overrides = None, as_json: JsonOption = False) -> None:
     """Tokens, seconds, FLOPs and memory: per stage and iteration, and per accepted training row."""
-    from si_dagster.analysis.cost import cost_tables, costs_per_accepted_row, summed_costs
+    from si_dagster.analysis.cost import cost_tables, costs_per_accepted_row, priced_costs, summed_costs
     from si_dagster.runs import find_study, stored_costs
 
     found = find_study(study, overrides or [])
     costs, price = stored_costs(found), found.price
     if as_json:
         summed = {
-            "artifacts": costs,
+            "artifacts": priced_costs(costs, price),
             "stages": summed_costs(costs, ("iteration", "stage"), price),
             "iterations": summed_costs(costs, ("iteration",), price),
             "accepted_rows": costs_per_accepted_row(costs, price),

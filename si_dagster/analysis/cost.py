@@ -20,12 +20,14 @@ SECONDS_AN_HOUR = 3600.0
 
 
 def artifact_costs(manifests: Iterable[Manifest]) -> list[dict[str, Any]]:
-    """One row an artifact; `None` where a stage has no such quantity."""
+    """One row an artifact; `None` where a stage has no such quantity, or a copy spent it elsewhere."""
     return [_artifact_cost(manifest) for manifest in manifests]
 
 
 def _artifact_cost(manifest: Manifest) -> dict[str, Any]:
-    address, told = manifest.address, manifest.metadata
+    address, copied_from = manifest.address, manifest.metadata.get("copied_from")
+    # What a copy says of its making was spent on the artifact it was copied from, and is counted there.
+    told = {} if copied_from else manifest.metadata
     flops = told.get("flops", told.get("pretraining_flops"))
     seconds = told.get("engine_seconds", told.get("seconds") if flops is not None else None)
     return {
@@ -41,8 +43,14 @@ def _artifact_cost(manifest: Manifest) -> dict[str, Any]:
         "gpu_seconds": told.get("gpu_seconds"),
         "flops": flops,
         **{name: told.get(name) for name in PEAKS},
-        "wall_seconds": told.get("wall_seconds"),
+        "wall_seconds": manifest.metadata.get("wall_seconds"),
+        "copied_from": copied_from,
     }
+
+
+def priced_costs(costs: Sequence[dict[str, Any]], price: PriceSpec | None) -> list[dict[str, Any]]:
+    """The rows of `artifact_costs`, with a column `dollars` where the study has a price."""
+    return [cost if price is None else {**cost, "dollars": dollars(cost, price)} for cost in costs]
 
 
 def summed_costs(
@@ -156,6 +164,30 @@ def cost_tables(
         "cost by iteration and stage": shown_costs(by_stage),
         "by iteration": shown_costs(summed_costs(costs, ("iteration",), price)),
         "of one accepted training row": shown_costs(costs_per_accepted_row(costs, price)),
+    }
+
+
+def artifact_table(costs: Sequence[dict[str, Any]], price: PriceSpec | None = None) -> list[dict[str, str]]:
+    """The table of all artifacts as text, one row each, in the order they are made.
+
+    Examples:
+        >>> cell = {"iteration": 0, "stage": "verifications", "model": "m", "task": "t", "copied_from": None}
+        >>> judged = {**cell, "part": "train.judge", "num_rows": 8, "completion_tokens": 70}
+        >>> list(artifact_table([judged])[0].values())
+        ['0', 'verifications', 'm', 't', 'train', 'judge', '70']
+    """
+    copies = any(cost["copied_from"] for cost in costs)
+    return shown_costs([_labelled(cost, copies) for cost in priced_costs(costs, price)])
+
+
+def _labelled(cost: dict[str, Any], copies: bool) -> dict[str, Any]:
+    split, _, verification = (cost["part"] or "").partition(".")
+    return {
+        **{name: cost[name] for name in ("iteration", "stage", "model", "task")},
+        "split": split or None,
+        "verification": verification or None,
+        **({"copied_from": cost["copied_from"]} if copies else {}),
+        **{name: cost.get(name) for name in HEADINGS},
     }
 
 

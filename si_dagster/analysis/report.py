@@ -25,7 +25,7 @@ table { display: block; overflow-x: auto }
 """
 
 OPEN_ROWS = 30
-"""Longer tables of analyses are folded."""
+"""Longer tables of analyses and costs are folded."""
 
 READING = """
 J(f_t) is the expected utility of the policy of iteration t on held-out prompts; the gap, J(f_t[w]) - J(f_t),
@@ -95,7 +95,7 @@ def html_report(
         study: The study as plain data.
         metrics: Columns as the schema of `gap_metrics`; whatever iterations there are.
         stopped: Why the loop ended before its last iteration, if it did.
-        costs: As `cost.cost_tables` returns.
+        costs: Title -> table, as `cost.cost_tables` and `cost.artifact_table` make them.
         sections: The analyses there are.
     """
     confidence = study["analysis"]["confidence"]
@@ -112,7 +112,7 @@ def html_report(
         f"<p>{html.escape(VERIFIERS_READING)}</p>",
         *map(_section, sections),
         "<h2>Cost</h2>",
-        *[f"<h3>{html.escape(title)}</h3>{_table(rows)}" for title, rows in costs.items()],
+        *[f"<h3>{html.escape(title)}</h3>{_folded(rows)}" for title, rows in costs.items()],
         f"<h2>The study</h2><pre>{html.escape(yaml.safe_dump(study, sort_keys=False))}</pre>",
     ]
     title = html.escape(study["name"])
@@ -123,10 +123,13 @@ def html_report(
 def _section(section: Section) -> str:
     image = f"<img alt='{html.escape(section.title)}' src='{section.image}'>" if section.image else ""
     reading = html.escape(" ".join(section.reading.split()))
-    table = _table(section.rows)
-    if len(section.rows) > OPEN_ROWS:
-        table = f"<details><summary>{len(section.rows)} rows</summary>{table}</details>"
-    return f"<h2>{html.escape(section.title)}</h2>{image}<p>{reading}</p>{table}"
+    return f"<h2>{html.escape(section.title)}</h2>{image}<p>{reading}</p>{_folded(section.rows)}"
+
+
+def _folded(rows: list[dict[str, str]]) -> str:
+    if len(rows) <= OPEN_ROWS:
+        return _table(rows)
+    return f"<details><summary>{len(rows)} rows</summary>{_table(rows)}</details>"
 
 
 def _table(rows: list[dict[str, str]]) -> str:

@@ -53,16 +53,21 @@ CREATE TABLE runs (
 COSTS_VIEW = """
 CREATE OR REPLACE VIEW costs AS SELECT
     study, iteration, stage, model, task, part, artifact_id, num_rows,
-    (metadata->>'$.prompt_tokens')::BIGINT AS prompt_tokens,
-    (metadata->>'$.completion_tokens')::BIGINT AS completion_tokens,
-    (metadata->>'$.cached_tokens')::BIGINT AS cached_tokens,
-    coalesce(metadata->>'$.engine_seconds', metadata->>'$.seconds')::DOUBLE AS model_seconds,
-    (metadata->>'$.gpu_seconds')::DOUBLE AS gpu_seconds,
-    coalesce(metadata->>'$.flops', metadata->>'$.pretraining_flops')::DOUBLE AS flops,
-    (metadata->>'$.peak_memory_bytes')::BIGINT AS peak_memory_bytes,
-    (metadata->>'$.peak_gpu_memory_bytes')::BIGINT AS peak_gpu_memory_bytes,
-    (metadata->>'$.wall_seconds')::DOUBLE AS wall_seconds
-FROM artifacts WHERE superseded_at IS NULL
+    (told->>'$.prompt_tokens')::BIGINT AS prompt_tokens,
+    (told->>'$.completion_tokens')::BIGINT AS completion_tokens,
+    (told->>'$.cached_tokens')::BIGINT AS cached_tokens,
+    coalesce(told->>'$.engine_seconds', told->>'$.seconds')::DOUBLE AS model_seconds,
+    (told->>'$.gpu_seconds')::DOUBLE AS gpu_seconds,
+    coalesce(told->>'$.flops', told->>'$.pretraining_flops')::DOUBLE AS flops,
+    (told->>'$.peak_memory_bytes')::BIGINT AS peak_memory_bytes,
+    (told->>'$.peak_gpu_memory_bytes')::BIGINT AS peak_gpu_memory_bytes,
+    (metadata->>'$.wall_seconds')::DOUBLE AS wall_seconds,
+    copied_from
+FROM (
+    SELECT *, metadata->>'$.copied_from' AS copied_from,
+        CASE WHEN copied_from IS NULL THEN metadata END AS told
+    FROM artifacts WHERE superseded_at IS NULL
+)
 """
 """What each artifact in force cost; see `analysis.cost`."""
 
@@ -81,7 +86,7 @@ SELECT study, iteration, model, task, num_training_rows,
     sum(flops) / num_training_rows AS flops,
     sum(wall_seconds) / num_training_rows AS wall_seconds
 FROM costs JOIN kept USING (study, iteration, model, task)
-WHERE stage IN ('prompts', 'generations', 'utilities', 'verifications', 'filtered_set')
+WHERE stage IN ('prompts', 'generations', 'utilities', 'verifications', 'student', 'filtered_set')
     AND split_part(coalesce(part, 'train'), '.', 1) = 'train'
 GROUP BY study, iteration, model, task, num_training_rows
 """

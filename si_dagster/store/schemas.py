@@ -347,6 +347,7 @@ CATALOGUE_TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "flops": "Forward passes of an engine, or all of a training.",
             "peak_memory_bytes, peak_gpu_memory_bytes": "Largest resident size; of GPU memory, if known.",
             "wall_seconds": "Of the whole stage.",
+            "copied_from": "The artifact that its making was spent on, where this is a copy; null else.",
         },
     ),
     "costs_per_accepted_row": (

@@ -11,6 +11,7 @@ from conftest import MINI
 from assets.report import sections
 from resources.store import StoreResource
 from si_dagster.analysis.catalogue import ANALYSES
+from si_dagster.analysis.cost import artifact_costs, costs_per_accepted_row
 from si_dagster.definitions import definitions
 from si_dagster.plan import TRUTH_STAGES, Plan
 from si_dagster.store.artifacts import Store
@@ -242,6 +243,19 @@ def test_lineage_leads_from_scores_to_the_teachers_rows_and_the_base(taught: Pat
     assert address("verifications", "train.dear").artifact_id in sources
     rows = Catalogue(taught).query("select generation_id, proxy_utility from teaching_sets")
     assert rows.height == 12
+
+
+def test_a_training_row_bears_its_student_in_sql_as_in_python(taught: Path) -> None:
+    plan, store = Plan(study("multiple_choice", DEAR, TAUGHT)), Store(taught)
+    costs = artifact_costs(m for a in plan.nodes if (m := store.manifest(a)) is not None)
+    told = costs_per_accepted_row(costs)
+    asked = Catalogue(taught).query("from costs_per_accepted_row order by iteration").drop("study").to_dicts()
+    assert asked == [pytest.approx({name: row[name] for name in asked[0]}) for row in told]
+    (student,) = [cost for cost in costs if cost["stage"] == "student"]
+    by_others = costs_per_accepted_row([cost for cost in costs if cost is not student])
+    assert told[0]["flops"] - by_others[0]["flops"] == pytest.approx(
+        student["flops"] / told[0]["num_training_rows"]
+    )
 
 
 def test_agreement_is_in_the_report_with_its_plot(taught: Path) -> None:

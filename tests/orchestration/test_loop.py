@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from conftest import MINI, run_cli
 
+from si_dagster.analysis.cost import artifact_costs
 from si_dagster.store.artifacts import Store
 from si_dagster.store.layout import Address
 
@@ -110,6 +111,18 @@ def test_a_closed_gap_stops_the_loop_visibly(home: Path) -> None:
     )
     assert own.manifest.metadata["copied_from"] == first.manifest.artifact_id
     assert own.manifest.data_version == first.manifest.data_version
+    assert own.manifest.metadata["pretraining_flops"] == first.manifest.metadata["pretraining_flops"]
+    with duckdb.connect(str(home / "lineage.duckdb"), read_only=True) as lineage:
+        costs = lineage.sql("select * from costs where stage = 'base_checkpoint'").pl().to_dicts()
+    spent = {row["study"]: row for row in costs}
+    assert spent["mini"]["flops"] == first.manifest.metadata["pretraining_flops"]
+    assert spent["gated"]["flops"] is spent["gated"]["model_seconds"] is None
+    assert spent["gated"]["copied_from"] == first.manifest.artifact_id
+    assert spent["gated"]["wall_seconds"] > 0
+    for told in artifact_costs([own.manifest, first.manifest]):
+        asked = spent[told["artifact"].partition("/")[0]]
+        shared = told.keys() & asked.keys()
+        assert {name: told[name] for name in shared} == {name: asked[name] for name in shared}
 
 
 def test_what_it_cost_is_told_and_can_be_asked_in_sql(finished: Path) -> None:
@@ -130,6 +143,39 @@ def test_what_it_cost_is_told_and_can_be_asked_in_sql(finished: Path) -> None:
         )
     told = {row["artifact"]: (row["flops"], row["peak_memory_bytes"]) for row in costs["artifacts"]}
     assert {artifact: tuple(numbers) for artifact, *numbers in rows} == told
+
+
+def test_a_price_shows_dollars_on_the_command_line_and_in_the_report(home: Path) -> None:
+    """3,600 dollars an hour and a million dollars a million tokens drawn: a dollar a second and a token."""
+    price = "price={per_hour: 3600, per_million_completion_tokens: 1000000}"
+    done = run_cli(home, "run", str(MINI), price, "--json")
+    assert done.returncode == 0, done.stderr
+    page = Path(json.loads(done.stdout)["report"]).read_text()
+    costs = json.loads(run_cli(home, "cost", str(MINI), price, "--json").stdout)
+    for row in (*costs["artifacts"], *costs["stages"], *costs["iterations"], *costs["accepted_rows"]):
+        assert row["dollars"] == pytest.approx((row["model_seconds"] or 0) + (row["completion_tokens"] or 0))
+    shown = [f"{row['dollars']:,.4g}" for row in costs["iterations"]]
+    printed = run_cli(home, "cost", str(MINI), price).stdout
+    table = page.partition("<h3>by artifact</h3>")[2].partition("</table>")[0]
+    assert table.count("<tr>") == 1 + len(costs["artifacts"])
+    for heading in (
+        "stage",
+        "iteration",
+        "model",
+        "task",
+        "split",
+        "verification",
+        "tokens in",
+        "tokens out",
+    ):
+        assert f"<th>{heading}</th>" in table
+    for heading in ("of them cached", "model s", "FLOPs", "peak RAM, GB", "$"):
+        assert f"<th>{heading}</th>" in table
+    for amount in shown:
+        assert amount in printed
+        assert f"<td>{amount}</td>" in page
+    for row in costs["artifacts"]:
+        assert f"<td>{row['dollars']:,.4g}</td>" in table
 
 
 def test_a_seed_makes_a_replicate_beside_the_first(home: Path) -> None:
