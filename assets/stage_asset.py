@@ -5,10 +5,9 @@ was begun is continued, one of another recipe is refused unless the run may supe
 """
 
 import hashlib
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -249,9 +248,14 @@ def _materialize_part(
         inputs=inputs,
         supersede=store_resource.supersede,
     ) as writer:
-        run, began = StageRun(context, plan, node, store, writer, engine, trainer), time.monotonic()
-        metadata = stage.materialize(run)
-        metadata["wall_seconds"] = time.monotonic() - began
+        run = StageRun(context, plan, node, store, writer, engine, trainer)
+        try:
+            metadata = stage.materialize(run)
+        except BaseException:
+            with suppress(StoreError):  # a full disk, most likely the one that ended it
+                run.save_cost()
+            raise
+        metadata["wall_seconds"] = run.wall_seconds
         manifest = writer.commit(
             metadata=metadata,
             dagster_run_id=context.run.run_id,

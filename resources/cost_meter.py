@@ -5,12 +5,11 @@ takes at most the cost of a chunk with it that was not written. It counts the en
 own numbers, and grading and weighting are not metered.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from si_dagster.engines.base import Engine, Usage, highest
-from si_dagster.store.atomic import write_json
+from si_dagster.store.atomic import read_json, write_json
 
 PEAKS = ("peak_memory_bytes", "peak_gpu_memory_bytes")
 MADE_ANEW = ("tokens_per_second", *PEAKS)
@@ -27,7 +26,7 @@ class CostMeter:
 
     def __init__(self, engine: Engine, file: Path) -> None:
         self._engine, self._file, self._before = engine, file, engine.usage()
-        self._earlier = saved_cost(file)
+        self._earlier = read_json(file)
 
     def cost(self) -> dict[str, Any]:
         """Tokens, seconds, FLOPs (2 N a token that is computed), peak bytes of the engine process.
@@ -46,11 +45,6 @@ class CostMeter:
     def save(self) -> None:
         """Keep the cost so far, for the run that finishes the artifact."""
         write_json(self._file, self.cost())
-
-
-def saved_cost(file: Path) -> dict[str, Any]:
-    """What earlier runs saved as the cost of an artifact that is not whole yet; empty where none did."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _spent(before: Usage, after: Usage) -> dict[str, Any]:

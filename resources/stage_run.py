@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from resources.cost_meter import CostMeter, saved_cost
+from resources.cost_meter import CostMeter
 from resources.engine import EngineResource
 from resources.trainer import TrainerResource
 from si_dagster.engines.base import Engine
@@ -22,8 +22,10 @@ from si_dagster.plan import Node, Plan, verification_roles
 from si_dagster.stages.base_checkpoint import checkpoint_folder
 from si_dagster.stages.chat import ChatEngine, ChatTemplate, load_chat_template
 from si_dagster.store.artifacts import Artifact, Store, Writer
+from si_dagster.store.atomic import read_json, write_json
 from si_dagster.study import ModelSpec, Scorer, Study, VerificationSpec
 from si_dagster.tasks.base import PromptStyle, Task
+from si_dagster.training.attempts import FILE as SPENT
 
 SECONDS_BETWEEN_LINES = 2.0
 
@@ -50,6 +52,10 @@ class StageRun:
         self.context, self.plan, self.node, self.writer = context, plan, node, writer
         self._store, self._engine, self._trainer = store, engine, trainer
         self._meter: CostMeter | None = None
+        self._began = time.monotonic()
+        # A killed training kept its seconds for longer than the run that had started it.
+        kept = (self._wall_file, self._training_folder / SPENT)
+        self._earlier_seconds = max(read_json(file).get("seconds", 0.0) for file in kept)
 
     @property
     def study(self) -> Study:
@@ -144,16 +150,30 @@ class StageRun:
     @property
     def earlier_cost(self) -> dict[str, Any]:
         """What runs before this one spent on the artifact, where nothing is left for an engine to do."""
-        return saved_cost(self._cost_file)
+        return read_json(self._cost_file)
 
     @property
     def _cost_file(self) -> Path:
         return self.writer.staging_dir / "cost.json"
 
+    @property
+    def _wall_file(self) -> Path:
+        return self.writer.staging_dir / "wall.json"
+
+    @property
+    def _training_folder(self) -> Path:
+        return self.writer.staging_dir / "trainer"
+
+    @property
+    def wall_seconds(self) -> float:
+        """What the artifact took so far, with the runs before this one up to where they kept it."""
+        return self._earlier_seconds + time.monotonic() - self._began
+
     def save_cost(self) -> None:
         """Keep what the artifact cost so far, for the run that finishes it."""
         if self._meter is not None:
             self._meter.save()
+        write_json(self._wall_file, {"seconds": self.wall_seconds})
 
     @property
     def chunk_prompts(self) -> int:
@@ -179,20 +199,23 @@ class StageRun:
             self.write_part(table)
 
     def train(self, module: str, spec: dict[str, Any]) -> dict[str, Any]:
-        """Train into a staging folder and adopt it, after the engine has given its memory back."""
+        """Train into a staging folder and adopt it, after the engine has given its memory back.
+
+        What a killed training spent outlives it, and is counted by the next run.
+        """
         return self._trained(self._trainer.train, module, spec)
 
     def fine_tune(self, module: str, spec: dict[str, Any]) -> dict[str, Any]:
-        """As `train`; the trainer's own checkpoints outlive a kill, and the next run goes on from them."""
-        own = str(self.writer.staging_dir / "trainer")
-        return self._trained(self._trainer.fine_tune, module, {**spec, "work_dir": own})
+        """As `train`; the trainer's own checkpoints stay too, and the next run goes on from them."""
+        return self._trained(self._trainer.fine_tune, module, spec)
 
     def _trained(
         self, train: Callable[..., dict[str, Any]], module: str, spec: dict[str, Any]
     ) -> dict[str, Any]:
         self._engine.release()
         output, spec_file = self.output_folder, self.writer.staging_dir / "spec.json"
-        result = train(self.context, module, {**spec, "output_dir": str(output)}, spec_file)
+        folders = {"output_dir": str(output), "work_dir": str(self._training_folder)}
+        result = train(self.context, module, {**spec, **folders}, spec_file)
         self.writer.adopt_folder(output)
         return result
 

@@ -120,6 +120,11 @@ def write_json(path: Path, value: Any) -> Written:
     return write_bytes(path, text.encode() + b"\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object that was put under `path`; empty where none was."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def write_parquet(path: Path, frame: "pl.DataFrame") -> Written:
     """Put a table under `path`: zstd, row groups of 64k rows, a checksum on every page.
 

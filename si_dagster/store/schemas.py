@@ -346,7 +346,7 @@ CATALOGUE_TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "gpu_seconds": "The same times the GPUs it held.",
             "flops": "Forward passes of an engine, or all of a training.",
             "peak_memory_bytes, peak_gpu_memory_bytes": "Largest resident size; of GPU memory, if known.",
-            "wall_seconds": "Of the whole stage.",
+            "wall_seconds": "Of the whole stage, in all runs that worked on it.",
             "copied_from": "The artifact that its making was spent on, where this is a copy; null else.",
         },
     ),

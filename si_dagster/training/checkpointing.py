@@ -5,13 +5,12 @@ in them as DeepSpeed and the number of processes have it (`Execution.optimizer_l
 another layout. The checkpoint that a training leaves is made elsewhere (`fine_tuning`).
 """
 
-import json
 import shutil
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from si_dagster.store.atomic import fsync_file, fsync_folder, sha256_file, write_json
+from si_dagster.store.atomic import fsync_file, fsync_folder, read_json, sha256_file, write_json
 from si_dagster.training.reporting import Reporter
 
 VOUCHER = "whole.json"
@@ -76,8 +75,7 @@ def layout_of(folder: Path) -> str | None:
 
 
 def _voucher(folder: Path) -> dict[str, Any]:
-    file = folder / VOUCHER
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_json(folder / VOUCHER)
 
 
 def _newest_first(work: Path) -> list[Path]:

@@ -2,6 +2,11 @@
 
 Loads, adapts, trains, goes on from the trainer's own checkpoints, and writes one ordinary checkpoint folder
 from rank 0. It knows no loss (`sft`, `preference`) and starts no processes (`launch`).
+
+FLOPs are 6 N a token of what passes through the model, padding included, and 2 N more where a reference model
+reads it too; N is all parameters. Of adapters (LoRA) that is an upper bound, 4 N and little more being
+computed; the second forward pass of gradient checkpointing is left out, and so is attention, which grows with
+length. All attempts count, killed ones up to their last second (`attempts`).
 """
 
 import contextlib
@@ -18,6 +23,7 @@ import numpy as np
 import polars as pl
 
 from si_dagster.processes import peak_gpu_memory, peak_memory
+from si_dagster.training.attempts import Attempts
 from si_dagster.training.checkpointing import newest_whole, remove_newer, vouch_for
 from si_dagster.training.devices import check_device, dtype_of, one_gpu_a_process
 from si_dagster.training.pretrain import loss_curve
@@ -35,6 +41,13 @@ SHARED_WITH_TRL = (
     "max_grad_norm",
 )
 """Fields of `DistillationSpec` that TRL's configurations have by the same name and sense."""
+
+
+TRAINING_FLOPS = 6.0
+"""A parameter and token: a multiplication and an addition forward, twice that backward."""
+
+REFERENCE_FLOPS = 2.0
+"""The same of a reference model, which reads alone."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +93,16 @@ def fine_tune(
     report: Reporter,
     examples_of: Callable[[FineTuningSpec, Any], Examples],
     trainer_of: Callable[[FineTuner], Any],
+    flops_per_token: float = TRAINING_FLOPS,
 ) -> dict[str, Any]:
     """Train by the spec, write checkpoint and result.json, return the result.
+
+    Args:
+        spec: What to train.
+        report: Told how far it is.
+        examples_of: Makes the examples.
+        trainer_of: Makes the trainer.
+        flops_per_token: Of each parameter; more where a reference model reads too.
 
     Raises:
         ValueError: If there is nothing to train on, or the loss is no number.
@@ -106,7 +127,10 @@ def fine_tune(
         _forget_printing(trainer)
         left = newest_whole(work, spec.execution.optimizer_layout, report)
         remove_newer(work, left, trainer.is_world_process_zero())
-        outcome = trainer.train(resume_from_checkpoint=left)
+        attempts = Attempts(work, _num_gpus(trainer), left)
+        trainer.add_callback(_keeping(attempts))
+        trainer.train(resume_from_checkpoint=left)
+        spent = attempts.total(_tokens_seen(trainer.state))
         _save(trainer, tokenizer, spec)
         peaks = _peaks(trainer)
     if not trainer.is_world_process_zero():
@@ -114,7 +138,7 @@ def fine_tune(
     result = {
         **examples.counts,
         "num_dropped_rows": examples.num_read - len(examples.rows),
-        **_outcome(trainer, outcome, spec),
+        **_outcome(trainer, spent, spec, flops_per_token),
         **peaks,
     }
     (spec.output_dir / "result.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
@@ -273,6 +297,31 @@ def _callback(spec: FineTuningSpec, report: Reporter) -> Any:
     return Told()
 
 
+def _keeping(attempts: Attempts) -> Any:
+    """Keeps what the training spent, as the first process goes on and with each checkpoint."""
+    from transformers import TrainerCallback
+
+    class Keeping(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.is_world_process_zero:
+                attempts.save(_tokens_seen(state))
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.is_world_process_zero:
+                attempts.save(_tokens_seen(state), at_once=True)
+
+    return Keeping()
+
+
+def _tokens_seen(state: Any) -> int:
+    return int(state.num_input_tokens_seen or 0)
+
+
+def _num_gpus(trainer: Any) -> int:
+    accelerator = trainer.accelerator
+    return accelerator.num_processes if accelerator.device.type == "cuda" else 0
+
+
 def _forget_printing(trainer: Any) -> None:
     from transformers import PrinterCallback
 
@@ -316,18 +365,19 @@ def _peaks(trainer: Any) -> dict[str, int]:
     return {"peak_memory_bytes": resident, "peak_gpu_memory_bytes": on_gpus}
 
 
-def _outcome(trainer: Any, outcome: Any, spec: FineTuningSpec) -> dict[str, Any]:
+def _outcome(
+    trainer: Any, spent: dict[str, float], spec: FineTuningSpec, flops_per_token: float
+) -> dict[str, Any]:
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    num_gpus = trainer.accelerator.num_processes if trainer.accelerator.device.type == "cuda" else 0
     num_parameters = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters())
     return {
         "steps": trainer.state.global_step,
         "epochs": float(trainer.state.epoch or 0.0),
         "final_loss": float(np.mean(losses[-20:])),
-        "seconds": outcome.metrics["train_runtime"],
-        "gpu_seconds": outcome.metrics["train_runtime"] * num_gpus,
-        "steps_per_second": outcome.metrics["train_steps_per_second"],
-        "flops": 6.0 * num_parameters * int(trainer.state.num_input_tokens_seen or 0),
+        "seconds": spent["seconds"],
+        "gpu_seconds": spent["gpu_seconds"],
+        "steps_per_second": trainer.state.global_step / spent["seconds"],
+        "flops": flops_per_token * num_parameters * spent["tokens"],
         "num_parameters": num_parameters,
         "seed": spec.seed,
         "loss_curve": loss_curve(losses),

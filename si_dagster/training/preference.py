@@ -18,7 +18,14 @@ from typing import Any
 
 import polars as pl
 
-from si_dagster.training.fine_tuning import Examples, FineTuner, fine_tune, read_rows
+from si_dagster.training.fine_tuning import (
+    REFERENCE_FLOPS,
+    TRAINING_FLOPS,
+    Examples,
+    FineTuner,
+    fine_tune,
+    read_rows,
+)
 from si_dagster.training.pretrain import IGNORED
 from si_dagster.training.reporting import Reporter, run_trainer
 from si_dagster.training.specs import FineTuningSpec
@@ -28,7 +35,8 @@ COLUMNS = ["prompt", "completion", "rejected_completion", "proxy_utility", "reje
 
 def preference(spec_file: str, report: Reporter) -> dict[str, Any]:
     """Train by the spec, write checkpoint and result.json, return the result."""
-    return fine_tune(FineTuningSpec.read(spec_file), report, pair_examples, preference_trainer)
+    spec, each = FineTuningSpec.read(spec_file), TRAINING_FLOPS + REFERENCE_FLOPS
+    return fine_tune(spec, report, pair_examples, preference_trainer, each)
 
 
 def pair_examples(spec: FineTuningSpec, tokenizer: Any) -> Examples:

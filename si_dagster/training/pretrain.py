@@ -9,9 +9,9 @@ does not evaluate the policy; the loop measures what it can do.
 """
 
 import json
-import time
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +19,11 @@ import numpy as np
 from si_dagster.processes import peak_gpu_memory, peak_memory
 from si_dagster.study import PretrainRecipe
 from si_dagster.tasks.catalogue import load_task
+from si_dagster.training.attempts import Attempts
 from si_dagster.training.devices import check_device
 from si_dagster.training.pico import character_tokenizer, new_policy
 from si_dagster.training.reporting import Reporter, run_trainer
+from si_dagster.training.space import MARGIN, WEIGHT_BYTES, require_bytes
 from si_dagster.training.specs import Execution, PretrainSpec
 
 if TYPE_CHECKING:
@@ -37,7 +39,11 @@ def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
     """Train by the spec, write checkpoint and result.json, return the result.
 
     The result holds num_parameters N, num_tokens D (padding not counted), pretraining_flops = 6 N D
-    (Kaplan et al., arXiv 2001.08361), the loss curve and the clock.
+    (Kaplan et al., arXiv 2001.08361), the loss curve and the clock. `flops`, `seconds` and `gpu_seconds`
+    count killed attempts too, whose steps are made again.
+
+    Raises:
+        DiskFull: If the checkpoint would not fit.
     """
     import torch
     from transformers import get_scheduler
@@ -51,6 +57,7 @@ def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
     tokenizer = character_tokenizer()
     model: Any = new_policy(recipe, tokenizer, spec.seed)
     model.to(device)
+    require_bytes(int(MARGIN * WEIGHT_BYTES * model.num_parameters()), spec.output_dir)
     batches = token_batches(spec, tokenizer)
     optimizers = optimizers_of(model, recipe)
     schedulers = [
@@ -59,7 +66,7 @@ def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
     ]
     model.train()
     losses: list[float] = []
-    num_tokens, start = 0, time.monotonic()
+    num_tokens, attempts = 0, Attempts(work_folder(spec), num_gpus=int(device == "cuda"))
     for step, (ids, targets) in enumerate(batches, 1):
         ids, targets = ids.to(device), targets.to(device)
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
@@ -71,8 +78,9 @@ def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
             stepped.step()
         losses.append(loss.item())
         num_tokens += int((targets != IGNORED).sum())
+        attempts.save(num_tokens)
         report.step("pre-training", step, recipe.max_steps, float(np.mean(losses[-20:])))
-    seconds = time.monotonic() - start
+    seconds, spent = attempts.seconds, attempts.total(num_tokens)
     model.save_pretrained(spec.output_dir, safe_serialization=True)
     tokenizer.save_pretrained(spec.output_dir)
     num_parameters = model.num_parameters()
@@ -82,8 +90,9 @@ def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
         "pretraining_flops": 6.0 * num_parameters * num_tokens,
         "steps": recipe.max_steps,
         "final_loss": float(np.mean(losses[-20:])),
-        "seconds": seconds,
-        "gpu_seconds": seconds if device == "cuda" else 0.0,
+        "flops": 6.0 * num_parameters * spent["tokens"],
+        "seconds": spent["seconds"],
+        "gpu_seconds": spent["gpu_seconds"],
         "steps_per_second": recipe.max_steps / seconds,
         "peak_memory_bytes": peak_memory(),
         "peak_gpu_memory_bytes": peak_gpu_memory(),
@@ -94,6 +103,13 @@ def pretrain(spec_file: str, report: Reporter) -> dict[str, Any]:
     }
     (spec.output_dir / "result.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
     return result
+
+
+def work_folder(spec: PretrainSpec) -> Path | None:
+    """The folder of what attempts spent, made if need be."""
+    if spec.work_dir is not None:
+        spec.work_dir.mkdir(parents=True, exist_ok=True)
+    return spec.work_dir
 
 
 def optimizers_of(model: Any, recipe: PretrainRecipe) -> list["torch.optim.Optimizer"]:

@@ -23,17 +23,24 @@ KEPT = 2
 """The trainer's own checkpoints that stay: the one before until the next is whole. The next is written before
 the oldest goes, so one more lies there meanwhile."""
 
+WEIGHT_BYTES = 4
+"""A parameter of a checkpoint in float32, as pre-training leaves it."""
+
 MARGIN = 1.1
 
 
 def require_space(spec: FineTuningSpec) -> None:
     """Raise a `DiskFull` where what is yet to be written would not fit."""
-    needed = needed_bytes(spec) - bytes_there(spec)
-    place = next(p for p in (spec.output_dir, *spec.output_dir.parents) if p.is_dir())
+    shrink = "set the trainer's save_steps to 0 (no checkpoints to go on from), " if _saves(spec) else ""
+    require_bytes(needed_bytes(spec) - bytes_there(spec), spec.output_dir, shrink)
+
+
+def require_bytes(needed: int, folder: Path, shrink: str = "") -> None:
+    """Raise a `DiskFull` where so many bytes do not fit into a folder; `shrink` says how to need fewer."""
+    place = next(p for p in (folder, *folder.parents) if p.is_dir())
     free = shutil.disk_usage(place).free
     if free >= needed:
         return
-    shrink = "set the trainer's save_steps to 0 (no checkpoints to go on from), " if _saves(spec) else ""
     raise DiskFull(
         f"training needs about {needed / 1e6:,.2f} MB in {place} and {free / 1e6:,.2f} MB are free: free "
         f"some space, {shrink}or move the home to a larger disk and set SI_DAGSTER_HOME; then run again"

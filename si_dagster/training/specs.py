@@ -47,6 +47,8 @@ class PretrainSpec(TrainingSpec):
     recipe: PretrainRecipe
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """As `Execution.device`; one GPU at most."""
+    work_dir: Path | None = None
+    """Folder that keeps what a killed attempt spent; default: it is forgotten."""
 
 
 class Execution(BaseModel):

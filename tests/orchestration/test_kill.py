@@ -118,13 +118,15 @@ def test_a_kill_before_the_manifest_loses_no_cost(home: Path) -> None:
         (folder / "manifest.json").unlink()
         (folder / ".staging").mkdir()
         (folder / ".staging" / "cost.json").write_text(json.dumps(cost))
+        (folder / ".staging" / "wall.json").write_text('{"seconds": 1000}')
     probes = home / ITERATION.with_name("iteration_1") / "probes" / CELL / "eval.multiple_choice"
     shutil.rmtree(probes)
-    kill_when(home, (probes / ".staging" / "cost.json").exists)
+    kill_when(home, (probes / ".staging" / "wall.json").exists)
     done = run_cli(home, *RUN)
     assert done.returncode == 0, done.stdout + done.stderr
     for folder, cost in zip(folders, spent, strict=True):
         assert {name: told(folder)[name] for name in COSTS} == cost
+        assert told(folder)["wall_seconds"] > 1000
     assert told(probes)["prompt_tokens"] > 0
 
 

@@ -116,3 +116,10 @@ def test_losses_by_hand():
 def test_pairs_with_a_side_too_long_are_left_out(tmp_path, base):
     result, _ = run(tmp_path, base, "dpo", max_length=8, max_steps=2)
     assert (result["num_rows"], result["num_dropped_rows"]) == (3, 1)  # 4 + 4 + 1 tokens
+
+
+@pytest.mark.parametrize("method", ["dpo", "rpo", "sharpening_dpo"])
+def test_the_reference_reads_every_token_too(tmp_path, base, method):
+    """Sides are padded to the longest: 4 + 4 + 1 tokens of "?3_A", "1432" and the end."""
+    result, _ = run(tmp_path, base, method, max_steps=2)
+    assert result["flops"] == (6 + 2) * result["num_parameters"] * 2 * (2 * 3 * 9)

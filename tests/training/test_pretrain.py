@@ -1,10 +1,14 @@
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from si_dagster.store.atomic import read_json
+from si_dagster.store.errors import DiskFull
 from si_dagster.tasks.catalogue import load_task
 from si_dagster.tasks.sudoku4 import is_solution, to_cells
 from si_dagster.training.devices import DeviceError
@@ -61,6 +65,30 @@ def test_flops_are_six_n_d(tmp_path, verification_fraction, length):
     assert result["num_parameters"] == num_parameters
     assert result["num_tokens"] == num_tokens
     assert result["pretraining_flops"] == 6.0 * num_parameters * num_tokens
+
+
+def test_what_killed_attempts_spent_is_no_part_of_the_policy(tmp_path):
+    file = Path(spec_file(tmp_path / "a"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"work_dir": str(tmp_path / "work")}))
+    first = pretrain(
+        str(file), Reporter(print)
+    )  # its folder is left as a kill leaves it, before the manifest
+    spent = read_json(tmp_path / "work" / "spent.json")
+    assert 0 < spent["tokens"] <= first["num_tokens"]
+    second = pretrain(str(file), Reporter(print))
+    assert second["pretraining_flops"] == first["pretraining_flops"] == first["flops"]
+    assert second["flops"] == 6 * second["num_parameters"] * (second["num_tokens"] + spent["tokens"])
+    assert second["seconds"] > spent["seconds"]
+
+
+def test_a_full_disk_is_told_before_training(tmp_path, monkeypatch):
+    free = int(1.1 * 4 * run(tmp_path / "a")[0]["num_parameters"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
+    run(tmp_path / "fits")
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free - 1))
+    with pytest.raises(DiskFull, match="free some space, or move the home to a larger disk"):
+        run(tmp_path / "b")
+    assert not list((tmp_path / "b" / "out").iterdir())
 
 
 def test_padding_is_neither_counted_nor_learned(tmp_path):
