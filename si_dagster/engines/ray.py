@@ -1,9 +1,10 @@
 """The engine over a Ray cluster: actors that each hold the policy, and calls handed to whichever is idle.
 
-An actor that dies (its process, its node) is replaced wherever the cluster has room, and its call is made
-again by another; the caller notices nothing. A draw depends on its key alone, so neither the number of
-actors nor a death changes a row. It cuts no work: callers hand in chunks, as many at once as there are
-actors. It ships no checkpoint: the folder must lie where every node sees it.
+An actor that dies (its process, its engine's, its node) is replaced wherever the cluster has room, and its
+call is made again by another; the caller notices nothing. A draw depends on its key alone, so neither the
+number of actors nor a death changes a row. It cuts no work: callers hand in chunks, as many at once as there
+are actors. It ships no checkpoint: the folder must lie where every node sees it. An engine that dies while it
+opens is not opened elsewhere.
 """
 
 import math
@@ -20,10 +21,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from si_dagster.engines.base import Engine, EngineError, Usage
-from si_dagster.engines.registry import open_engine
+from si_dagster.engines.base import EngineError, Usage
+from si_dagster.engines.process import MEMORY_OPTIONS, EngineProcess
 from si_dagster.engines.remote import RemoteEngine, answered
-from si_dagster.processes import peak_gpu_memory, peak_memory
 
 LOCAL_OBJECT_STORE_BYTES = 2**28
 """Of a cluster started here; chunks are texts of some MiB. Ray would take 30% of the memory."""
@@ -35,30 +35,28 @@ POLL_SECONDS = 0.5
 
 COUNTERS = ("prompt_tokens", "completion_tokens", "cached_tokens", "seconds")
 
-HINT = "(out of memory? take smaller batches: options.max_batch_rows, options.max_batch_tokens)"
-
 
 class Replica:
-    """What runs in an actor: one engine in the actor's own process.
+    """What runs in an actor: one engine, in a process of its own with the Python that its kind has there.
 
-    It opens the engine in `open` and not on construction, so that what it cannot open is told in its words.
+    That process sees the GPUs that Ray gave the actor, and ends with it. The engine is opened in `open` and
+    not on construction, so that what cannot be opened is told in its words.
     """
 
-    def open(self, kind: str, path: str, options: dict[str, Any]) -> tuple[str | None, Usage]:
+    def open(self, kind: str, path: str, options: dict[str, Any], python: str) -> tuple[str | None, Usage]:
         """Open the engine; (error or `None`, usage)."""
-        self._engine: Engine
-        failure, engine = answered(lambda: open_engine(kind, path, **options), ())
+        self._engine: EngineProcess
+        failure, engine = answered(EngineProcess, (kind, path, options, python))
         if failure is not None:
             return f"{failure} (on node {ray.util.get_node_ip_address()})", Usage()
         self._engine = engine
         return None, engine.usage()
 
-    def answer(self, method: str, arguments: tuple[Any, ...]) -> tuple[str | None, Any, Usage]:
-        """One call: (error or `None`, result, usage of this call alone)."""
+    def answer(self, method: str, arguments: tuple[Any, ...]) -> tuple[str | None, Any, Usage, bool]:
+        """One call: (error or `None`, result, usage of this call alone, whether the engine died of it)."""
         before = self._engine.usage()
         failure, result = answered(getattr(self._engine, method), arguments)
-        usage = counted(self._engine.usage(), -1, before)
-        return failure, result, usage.with_peaks(peak_memory(), peak_gpu_memory())
+        return failure, result, counted(self._engine.usage(), -1, before), self._engine.is_closed
 
 
 class ActorPool:
@@ -68,10 +66,18 @@ class ActorPool:
         spawn: Asks the cluster for one more actor and its opening: (actor, reference to what `open` returns).
         size: Actors wanted.
         start_seconds: Patience while no actor is there at all.
+        memory_options: What to lower where one call kills every actor.
     """
 
-    def __init__(self, spawn: Callable[[], tuple[Any, Any]], size: int, start_seconds: float) -> None:
+    def __init__(
+        self,
+        spawn: Callable[[], tuple[Any, Any]],
+        size: int,
+        start_seconds: float,
+        memory_options: str,
+    ) -> None:
         self._spawn, self._size, self._start_seconds = spawn, size, start_seconds
+        self._memory_options = memory_options
         self._changed = threading.Condition()
         self._idle: deque[Any] = deque()
         """The longest idle first: each is asked in its turn, and a dead one is found early."""
@@ -102,11 +108,17 @@ class ActorPool:
                 self._give_back(actor)
                 raise EngineError(f"the ray engine failed: {error}") from error
             except RayError as error:
-                self._lose(actor, error)
+                self._lose(actor, str(error))
             else:
-                self._give_back(actor)
-                return answer
-        raise EngineError(f"one chunk cost {MAX_TRIES} actors {HINT}; the last: {self._last_failure}")
+                failure, result, usage, is_dead = answer
+                if not is_dead:
+                    self._give_back(actor)
+                    return failure, result, usage
+                self._lose(actor, failure)
+        raise EngineError(
+            f"one chunk cost {MAX_TRIES} actors (out of memory? lower {self._memory_options}); "
+            f"the last: {self._last_failure}"
+        )
 
     def wait_for_one(self) -> None:
         """Return once an actor is idle.
@@ -151,17 +163,17 @@ class ActorPool:
             self._idle.append(actor)
             self._changed.notify_all()
 
-    def _lose(self, actor: Any, error: Exception) -> None:
+    def _lose(self, actor: Any, cause: str) -> None:
         """Make sure that an actor is dead, and ask for another."""
         ray.kill(actor)
         with self._changed:
             self._num_alive -= 1
-            self._note_death(error)
+            self._note_death(cause)
 
-    def _note_death(self, error: Exception) -> None:
+    def _note_death(self, cause: str) -> None:
         self.num_lost += 1
         self._deaths += 1
-        self._last_failure = str(error).strip()
+        self._last_failure = cause.strip()
         if self._deaths < MAX_TRIES * self._size:
             self._add()
         self._changed.notify_all()
@@ -185,7 +197,7 @@ class ActorPool:
         except RayError as error:
             with self._changed:
                 self._num_coming -= 1
-                self._note_death(error)
+                self._note_death(str(error))
             return
         with self._changed:
             self._num_coming -= 1
@@ -204,7 +216,8 @@ class RayEngine(RemoteEngine):
     Args:
         path: Checkpoint folder, on storage that every node sees, or the name of a model on the hub.
         engine: The engine of each actor: a name `open_engine` knows.
-        options: Keyword arguments of that engine.
+        options: Keyword arguments of that engine; `python` among them is the Python it runs with, by
+            default what `engine_python` finds on the node of the actor.
         address: Of the cluster: `auto`, `host:6379` or `ray://host:10001`; `None` takes RAY_ADDRESS, and
             where that is not set starts a cluster of this machine alone, which ends with the engine.
         num_actors: Actors, so calls at once; `None` takes as many as the cluster has room for now.
@@ -244,9 +257,13 @@ class RayEngine(RemoteEngine):
             share |= dict(resources or {})
             self.num_lanes = num_actors or room(nodes, share)
             inner = {**(options or {}), **({"trust_remote_code": True} if trust_remote_code else {})}
+            python = inner.pop("python", "")
             place = str(Path(path).absolute()) if Path(path).exists() else str(path)
             self._pool = ActorPool(
-                lambda: start_actor(share, engine, place, inner), self.num_lanes, start_seconds
+                lambda: start_actor(share, engine, place, inner, python),
+                self.num_lanes,
+                start_seconds,
+                MEMORY_OPTIONS.get(engine, "chunk_prompts"),
             )
             self._pool.wait_for_one()
         except BaseException:
@@ -326,7 +343,9 @@ def connect(address: str | None) -> None:
         ) from error
 
 
-def start_actor(share: Mapping[str, float], kind: str, path: str, options: dict[str, Any]) -> tuple[Any, Any]:
+def start_actor(
+    share: Mapping[str, float], kind: str, path: str, options: dict[str, Any], python: str
+) -> tuple[Any, Any]:
     """An actor and the reference to what its opening came to; both may have to wait for a place."""
     others = {name: amount for name, amount in share.items() if name not in ("CPU", "GPU")}
     # No restarts and no retries of Ray's own: they wait for the actor's place, the pool goes on with others.
@@ -334,7 +353,7 @@ def start_actor(share: Mapping[str, float], kind: str, path: str, options: dict[
     actor = actor_class.options(
         num_cpus=share["CPU"], num_gpus=share["GPU"], resources=others, scheduling_strategy="SPREAD"
     ).remote()
-    return actor, actor.open.remote(kind, path, options)
+    return actor, actor.open.remote(kind, path, options, python)
 
 
 def room(nodes: Mapping[str, float], share: Mapping[str, float]) -> int:

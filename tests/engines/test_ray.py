@@ -4,20 +4,24 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import closing
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+import psutil
 import pytest
 from conftest import CLI, MINI, ROOT, environment
 from engines.two_nodes import TwoNodes
 
 from resources.cost_meter import CostMeter
-from si_dagster.engines.base import EngineError, SamplingParams
+from si_dagster.engines.base import EngineError, Prompt, SamplingParams
 from si_dagster.engines.process import EngineProcess
+from si_dagster.engines.registry import open_engine
 from si_dagster.engines.scripted import ScriptedEngine
 from si_dagster.stages.generations import generation_chunks
 from si_dagster.store.artifacts import Store, Writer
@@ -32,6 +36,19 @@ NUM_CHUNKS = 20
 STUDY = Path("data/mini")
 BASE, MEASURED = STUDY / "base_checkpoint", STUDY / "iteration_0"
 VERIFICATIONS = MEASURED / "verifications/pico|sudoku4/eval.multiple_choice"
+PROMPT = Prompt("p", "?____3412________A")
+
+FATAL = """#!{python}
+import os, signal, sys
+from si_dagster.engines import registry, worker
+from si_dagster.engines.scripted import ScriptedEngine
+
+registry.ENGINE_CLASSES["vllm"] = registry.ENGINE_CLASSES["scripted"]
+ScriptedEngine.generate = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+sys.argv = sys.argv[2:]
+worker.main()
+"""
+"""In the place of Python: a worker whose engine every chunk kills."""
 
 
 def open_ray(cluster: TwoNodes, policy: Path, **options: Any) -> EngineProcess:
@@ -61,6 +78,39 @@ def test_what_cannot_be_opened_is_said(cluster: TwoNodes, tmp_path: Path) -> Non
         open_ray(cluster, tmp_path / "nowhere", num_actors=1)
     with pytest.raises(EngineError, match=r"no actor came up within 1 s; .*ask for less \(num_cpus"):
         open_ray(cluster, tmp_path, num_cpus=9, start_seconds=1)
+
+
+def test_a_chunk_that_kills_every_engine_says_what_to_lower(cluster: TwoNodes, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(FATAL.format(python=sys.executable))
+    python.chmod(0o755)
+    options = {"python": str(python)}
+    with closing(open_ray(cluster, tmp_path, engine="vllm", options=options, num_actors=1)) as engine:
+        lower = r"one chunk cost 4 actors \(out of memory\? lower kv_cache_bytes, max_num_seqs .*SIGKILL"
+        with pytest.raises(EngineError, match=lower):
+            engine.generate([PROMPT], SAMPLING)
+        assert engine.usage().extra == {}, "of calls that were answered"
+
+
+@pytest.mark.parametrize("kind", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
+def test_an_actor_computes_what_transformers_computes(
+    cluster: TwoNodes, wide_checkpoint: Path, kind: str
+) -> None:
+    here = {"device": "cpu", "num_threads": 1}
+    options = {**here, **({"kv_cache_bytes": 2**26} if kind == "vllm" else {})}
+    greedy = SamplingParams(n=2, temperature=0.0, max_tokens=40)
+    prompts = [Prompt(f"p{i}", text) for i, text in enumerate(["?1_3_A", "?__43_12A", "few-shot " * 7])]
+    texts, labels = [prompt.text for prompt in prompts], ["Y", " correct", " incorrect"]
+    with (
+        closing(open_engine("transformers", wide_checkpoint, **here)) as reference,
+        closing(open_ray(cluster, wide_checkpoint, engine=kind, options=options, num_actors=1)) as engine,
+    ):
+        for ours, theirs in zip(*(e.generate(prompts, greedy) for e in (engine, reference)), strict=True):
+            assert [(c.text, c.num_tokens) for c in ours] == [(c.text, c.num_tokens) for c in theirs]
+        scores = [e.label_logprobs(texts, labels) for e in (engine, reference)]
+        np.testing.assert_allclose(*scores, atol=1e-3)
+        assert engine.usage().num_parameters == reference.usage().num_parameters
+        assert engine.usage().peak_memory_bytes > 2**28, "of the process that holds the policy"
 
 
 def test_a_node_killed_midway_loses_nothing_and_repeats_nothing(
@@ -127,3 +177,42 @@ def manifests(home: Path) -> dict[str, dict[str, Any]]:
 def rows(folder: Path) -> pl.DataFrame:
     table = pl.concat(map(pl.read_parquet, folder.glob("part-*.parquet")))
     return table.sort(name for name in ("generation_id", "verification_id") if name in table)
+
+
+# The last: until Ray notices that its node is gone, it takes the cluster for one with a GPU.
+def test_actor_and_engine_end_together_and_the_engine_has_the_gpu_of_its_actor(
+    cluster: TwoNodes, tmp_path: Path
+) -> None:
+    cluster.start_second_node(num_gpus=1)
+    try:
+        with closing(open_ray(cluster, tmp_path, num_actors=1, num_gpus=1)) as engine:
+            rows = engine.generate([PROMPT], SAMPLING)
+            process = engine_on_second_node(cluster)
+            assert process.environ()["CUDA_VISIBLE_DEVICES"] == "0"
+            actor = process.parent()
+            assert actor is not None
+            actor.kill()
+            assert engine.generate([PROMPT], SAMPLING) == rows
+            assert ended(process), "it would keep the GPU"
+            engine_on_second_node(cluster).kill()
+            assert engine.generate([PROMPT], SAMPLING) == rows
+            assert engine.usage().extra["actors_lost"] == 2
+            process = engine_on_second_node(cluster)
+        assert ended(process)
+    finally:
+        cluster.kill_second_node()
+
+
+def engine_on_second_node(cluster: TwoNodes) -> psutil.Process:
+    command = "si_dagster.engines.worker"
+    [found] = [process for process in cluster.second_processes() if command in process.cmdline()]
+    return found
+
+
+def ended(process: psutil.Process) -> bool:
+    """Within a few seconds; who must bury it may not."""
+    for _ in range(100):
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False

@@ -23,23 +23,24 @@ class TwoNodes:
         self._second: Any = None
         self.address: str = self._cluster.address
 
-    def start_second_node(self) -> None:
-        """Unless it is there."""
-        self._second = self._second or self._cluster.add_node(**self._node)
+    def start_second_node(self, **more: Any) -> None:
+        """Unless it is there; `more` is what it has beside the head's."""
+        self._second = self._second or self._cluster.add_node(**self._node, **more)
 
     def wait_for_actor(self) -> None:
         """Until the second node holds one that has opened its engine, which may be long after the first."""
-        while not any(map(is_actor, self._second_processes())):
+        while not any(map(is_actor, self.second_processes())):
             time.sleep(0.05)
 
     def kill_second_node(self) -> None:
         """All its processes at once, as when a machine loses power."""
-        for process in self._second_processes():
+        for process in self.second_processes():
             os.kill(process.pid, signal.SIGKILL)
         self._cluster.remove_node(self._second, allow_graceful=False)
         self._second = None
 
-    def _second_processes(self) -> list[psutil.Process]:
+    def second_processes(self) -> list[psutil.Process]:
+        """The second node's raylet and all below it."""
         raylet = psutil.Process(self._second.all_processes["raylet"][0].process.pid)
         return [raylet, *raylet.children(recursive=True)]
 
