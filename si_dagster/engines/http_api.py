@@ -1,16 +1,19 @@
 """An HTTP API spoken to with patience: bounded concurrency, retries, rate limits that are kept.
 
 What may pass (no answer, 408, 429, 5xx) is tried again with exponential backoff, for as long as `patience`
-says; what the server asks for (Retry-After, x-ratelimit-*) comes before the backoff, and holds for all
-threads. It knows no models. The key is read from an environment variable and is in no message and no file.
+says; what the server asks for (Retry-After, x-ratelimit-*) comes before the backoff, holds for all threads
+and uses up no patience while the server answers anyone. It knows no models and learns no rate: where the
+server takes one request at a time, every answer costs one that is refused. The key is read from an
+environment variable and is in no message and no file.
 """
 
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -33,12 +36,19 @@ class Unanswered(Exception):
     """A request that may be tried again.
 
     Attributes:
-        pause: Seconds the server asks for, if it does.
+        sent: When it was sent, on the monotonic clock.
+        status: Code of the answer; `None` where there was none.
+        pause: Seconds the server asks for; 0.0 (also a date that is past) leaves them to the backoff.
     """
 
-    def __init__(self, what: str, pause: float | None = None) -> None:
+    def __init__(self, what: str, sent: float, status: int | None = None, pause: float = 0.0) -> None:
         super().__init__(what)
-        self.pause = pause
+        self.sent, self.status, self.pause = sent, status, pause
+
+    @property
+    def is_put_off(self) -> bool:
+        """Whether the server is there and asks to come later."""
+        return self.status == 429 or self.pause > 0
 
 
 class HttpApi:
@@ -48,7 +58,8 @@ class HttpApi:
         base_url: With version, without trailing path: http://127.0.0.1:8000/v1.
         api_key_env: Environment variable that holds the key; none is sent where it is not set.
         max_concurrency: Requests under way at once.
-        patience: Seconds for which a request is tried again.
+        patience: Seconds for which a request that fails is tried again; one that is put off, for so long
+            after the server last answered anyone.
         timeout: Seconds for one answer.
     """
 
@@ -59,7 +70,7 @@ class HttpApi:
             raise EngineError(f"base_url {base_url!r}: give the server's, as http://127.0.0.1:8000/v1")
         self.base_url, self.api_key_env = base_url.rstrip("/"), api_key_env
         self._patience, self._timeout = patience, timeout
-        self._gate = RateGate()
+        self._gate = RateGate(max_concurrency)
         self._local = threading.local()
         self._max_concurrency = max_concurrency
 
@@ -87,47 +98,71 @@ class HttpApi:
         return [answer.result() for answer in answers]
 
     def _patiently(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
-        from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+        from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
         backoff = wait_random_exponential(multiplier=0.5, max=LONGEST_BACKOFF)
+        started, failing_since = time.monotonic(), None
 
         def pause(state: Any) -> float:
-            asked = state.outcome.exception().pause
-            return backoff(state) if asked is None else asked
+            return state.outcome.exception().pause or backoff(state)
+
+        def is_spent(state: Any) -> bool:
+            nonlocal failing_since
+            error = state.outcome.exception()
+            if error.is_put_off:
+                failing_since, since = None, max(started, self._gate.waiting_since)
+            else:
+                failing_since = failing_since or error.sent
+                since = max(failing_since, self._gate.opens)
+            return time.monotonic() - since >= self._patience
 
         retrying = Retrying(
             retry=retry_if_exception_type(Unanswered),
             wait=pause,
-            stop=stop_after_delay(self._patience),
+            stop=is_spent,
             reraise=True,
         )
         try:
             return retrying(self._once, method, path, body)
         except Unanswered as error:
-            raise EngineError(
-                f"{self.base_url}{path}: no answer within {self._patience:g} s: {error}; start the server "
-                "again (a stage goes on from its last whole chunk), or raise patience"
-            ) from error
+            raise EngineError(self._given_up(path, error)) from error
+
+    def _given_up(self, path: str, error: Unanswered) -> str:
+        if error.status is None:
+            what, advice = "no answer", "start the server again"
+        elif error.status == 429:
+            what, advice = "put off by its rate limit", f"lower max_concurrency ({self._max_concurrency})"
+        else:
+            what, advice = "no other answer", "see the log of the server"
+        return (
+            f"{self.base_url}{path}: {what} within {self._patience:g} s: {error}; {advice} (a stage goes on "
+            "from its last whole chunk), or raise patience"
+        )
 
     def _once(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         import requests
 
-        self._gate.wait()
-        try:
-            answer = self._session().request(
-                method, self.base_url + path, json=body, timeout=(CONNECT_SECONDS, self._timeout)
-            )
-        except (
-            requests.ConnectionError,
-            requests.Timeout,
-            requests.exceptions.ChunkedEncodingError,
-        ) as error:
-            raise Unanswered(f"{type(error).__name__}: {root_cause(error)}") from error
-        self._gate.hold(announced_pause(answer.headers))
-        if answer.status_code in PASSING and "insufficient_quota" not in answer.text:
-            asked = retry_after(answer.headers)
-            self._gate.hold(asked)
-            raise Unanswered(f"status {answer.status_code}: {message_of(answer)}", asked)
+        with self._gate.passed() as sent:
+            try:
+                answer = self._session().request(
+                    method, self.base_url + path, json=body, timeout=(CONNECT_SECONDS, self._timeout)
+                )
+            except (
+                requests.ConnectionError,
+                requests.Timeout,
+                requests.exceptions.ChunkedEncodingError,
+            ) as error:
+                raise Unanswered(f"{type(error).__name__}: {root_cause(error)}", sent) from error
+            pause, status = announced_pause(answer.headers) or 0.0, answer.status_code
+            if status in PASSING and "insufficient_quota" not in answer.text:
+                pause = max(pause, retry_after(answer.headers) or 0.0)
+                again = Unanswered(f"status {status}: {message_of(answer)}", sent, status, pause)
+                if again.is_put_off:
+                    self._gate.narrow()
+                self._gate.hold(pause)
+                raise again
+            self._gate.widen()
+            self._gate.hold(pause)
         if not answer.ok:
             raise EngineError(self._refusal(path, answer.status_code, message_of(answer)))
         return answer.json()
@@ -159,21 +194,57 @@ class HttpApi:
 
 
 class RateGate:
-    """A time before which no thread sends."""
+    """Lets requests through: none before the time the server named, no more at once than it bears.
 
-    def __init__(self) -> None:
-        self._lock, self._opens = threading.Lock(), 0.0
+    Each that is put off makes the gate narrower by one, so that after a pause as many go in as the server
+    took before, at least one. An answer makes it wider by less than one: from 1 to 2 by three in a row.
 
-    def hold(self, seconds: float | None) -> None:
+    Args:
+        widest: Requests inside at once, as long as none is put off.
+
+    Attributes:
+        opens: End of the last pause, on the monotonic clock.
+        waiting_since: Time of the last answer, or end of the first pause after it. Later pauses do not
+            count, else a server that puts everyone off would be waited for without end.
+    """
+
+    def __init__(self, widest: int) -> None:
+        self._changed, self._inside = threading.Condition(), 0
+        self._widest, self._width = widest, float(widest)
+        self.opens, self.waiting_since, self._has_paused = 0.0, 0.0, False
+
+    @contextmanager
+    def passed(self) -> Iterator[float]:
+        """Wait until it is open and has room, and be inside; gives the time of entry."""
+        with self._changed:
+            while (left := self.opens - time.monotonic()) > 0 or self._inside + 1 > self._width:
+                self._changed.wait(left if left > 0 else None)
+            self._inside += 1
+        try:
+            yield time.monotonic()
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    def hold(self, seconds: float) -> None:
         """Keep closed for at least so many seconds from now."""
-        if seconds:
-            with self._lock:
-                self._opens = max(self._opens, time.monotonic() + seconds)
+        if seconds > 0:
+            with self._changed:
+                self.opens = max(self.opens, time.monotonic() + seconds)
+                if not self._has_paused:
+                    self.waiting_since, self._has_paused = self.opens, True
 
-    def wait(self) -> None:
-        """Sleep until it is open."""
-        while (left := self._opens - time.monotonic()) > 0:
-            time.sleep(left)
+    def narrow(self) -> None:
+        """One was put off."""
+        with self._changed:
+            self._width = max(1.0, self._width - 1)
+
+    def widen(self) -> None:
+        """One was answered."""
+        with self._changed:
+            self._width = min(self._widest, self._width + 1 / (self._width + 1))
+            self.waiting_since, self._has_paused = time.monotonic(), False
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

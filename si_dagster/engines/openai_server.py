@@ -37,7 +37,8 @@ class OpenAIEngine:
         model: Name under which the policy is served; default: the one whose `root` is this checkpoint.
         api_key_env: Environment variable that holds the key.
         max_concurrency: Requests under way at once.
-        patience: Seconds for which a request without answer is tried again.
+        patience: Seconds for which a request that fails is tried again; one that is put off by a rate limit,
+            for so long after the server last answered anyone.
         timeout: Seconds for one answer.
         vouched: You vouch that the server holds the policy of every stage, where it cannot be checked.
         trust_remote_code: Whether to run code of the checkpoint's tokenizer.

@@ -5,6 +5,7 @@ how to echo, and remembers what it was asked.
 """
 
 import json
+import math
 import threading
 import time
 from contextlib import contextmanager
@@ -37,6 +38,11 @@ class CompletionsServer:
                         self.close_connection = True
                     elif server.refusals:
                         self.answer(*server.refusals.pop(0))
+                    elif server.always_refuses(body):
+                        self.answer(*server.refusal)
+                    elif seconds := server.too_early():
+                        headers = {"Retry-After": str(math.ceil(1000 * seconds) / 1000)}
+                        self.answer(429, {"error": {"message": "slow down"}}, headers)
                     else:
                         self.answer(200, server.completions(body), server.headers)
 
@@ -51,7 +57,10 @@ class CompletionsServer:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        class Http(ThreadingHTTPServer):
+            request_queue_size = 64  # of 5, where more connect at once, some wait for a second
+
+        self._http = Http(("127.0.0.1", port), Handler)
         self.port, self.is_gone = self._http.server_port, False
         self.base_url = f"http://127.0.0.1:{self._http.server_port}/v1"
 
@@ -62,6 +71,21 @@ class CompletionsServer:
         self.root, self.echoes, self.delay = str(self.checkpoint), True, 0.0
         self.usage: dict | None = None
         self.busy = self.busiest = 0
+        self.refusal: tuple[int, Any, dict] = (200, None, {})
+        self.refused_prompt: list[int] | None = None  # `None`: all
+        self.every, self._free_at = 0.0, 0.0
+
+    def always_refuses(self, body: dict) -> bool:
+        return self.refusal[0] != 200 and self.refused_prompt in (None, body["prompt"])
+
+    def too_early(self) -> float:
+        """Seconds until a request is let through, of which there is one in `every` seconds."""
+        with self._lock:
+            now = time.monotonic()
+            if now < self._free_at:
+                return self._free_at - now
+            self._free_at = now + self.every
+            return 0.0
 
     def entry(self) -> dict:
         return {"id": "policy", "root": self.root, "owned_by": "tests"}

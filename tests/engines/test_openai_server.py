@@ -1,5 +1,6 @@
 """What the OpenAI engine reads from a server, and how it bears with one that refuses, waits or is gone."""
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -99,6 +100,59 @@ def test_what_may_pass_is_tried_again_and_what_may_not_is_told(told, engine):
         with pytest.raises(EngineError, match=said):
             engine.generate(PROMPTS[:1], SAMPLING)
         assert len(told.asked) == 1
+
+
+def test_a_server_that_lets_one_through_at_a_time_is_kept_busy(told, checkpoint):
+    """For three times the patience, which counts no pause that the server asked for."""
+    engine = open_engine("openai", checkpoint, base_url=told.base_url, max_concurrency=16, patience=0.5)
+    told.every = 0.1
+    started = time.monotonic()
+    assert len(engine.generate(PROMPTS * 4, SAMPLING)) == 16
+    assert time.monotonic() - started >= 1.5
+    # 16 at once, of which one is answered; each of the others is put off once more at most, but for a slip.
+    assert len(told.asked) <= 16 + 2 * 15 + 5
+
+
+def test_pauses_longer_than_the_patience(told, checkpoint):
+    engine = open_engine("openai", checkpoint, base_url=told.base_url, patience=0.2)
+    told.every = 0.5
+    assert len(engine.generate(PROMPTS[:3], SAMPLING)) == 3
+    told.every = 0.0
+    told.refusals = [(429, {}, {"Retry-After": "0.5"}), (500, "oops", {"retry-after-ms": "0"})]
+    assert engine.generate(PROMPTS[:1], SAMPLING)
+
+
+def test_a_server_that_puts_everyone_off_is_left(told, checkpoint):
+    engine = open_engine("openai", checkpoint, base_url=told.base_url, max_concurrency=4, patience=0.4)
+    told.refusal = (429, {"error": {"message": "slow down"}}, {"Retry-After": "0.3"})
+    started = time.monotonic()
+    with pytest.raises(EngineError, match=r"429: slow down; lower max_concurrency \(4\)") as refused:
+        engine.generate(PROMPTS, SAMPLING)
+    assert "start the server" not in str(refused.value)
+    assert time.monotonic() - started >= 0.3 + 0.4
+    told.refusal = (503, "loading", {})
+    with pytest.raises(EngineError, match=r"no other answer within .* status 503: loading") as failed:
+        engine.generate(PROMPTS[:1], SAMPLING)
+    assert not any(advice in str(failed.value) for advice in ("start the server", "max_concurrency"))
+
+
+def test_a_request_that_always_fails_is_given_up_while_others_are_answered(told, checkpoint):
+    engine = open_engine("openai", checkpoint, base_url=told.base_url, max_concurrency=2, patience=0.2)
+    engine.generate(PROMPTS[:1], SAMPLING)
+    told.refusal, told.refused_prompt = (500, "oops", {}), told.asked[0][2]["prompt"]
+    told.delay = 0.05
+    with pytest.raises(EngineError, match="status 500: oops"):
+        engine.generate(PROMPTS[:1] + PROMPTS[1:] * 100, SAMPLING)
+    assert len(told.asked) < 200
+
+
+@pytest.mark.parametrize("past", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_no_pause_and_a_date_that_is_past_leave_the_backoff(told, checkpoint, past):
+    engine = open_engine("openai", checkpoint, base_url=told.base_url, patience=1)
+    told.refusal = (429, {}, {"Retry-After": past})
+    with pytest.raises(EngineError, match="429"):
+        engine.generate(PROMPTS[:1], SAMPLING)
+    assert len(told.asked) < 12  # waits of up to .5, 1, 2 s; without them there are dozens
 
 
 def test_after_a_failure_nothing_more_is_sent(told, checkpoint):
