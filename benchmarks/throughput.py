@@ -71,6 +71,7 @@ def machine() -> None:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
     told(
         "machine",
+        date=str(datetime.now().date()),
         cores=os.cpu_count(),
         cpu=cpu,
         load=os.getloadavg()[0],
@@ -506,7 +507,6 @@ def main() -> None:
     arguments.num_prompts = arguments.num_prompts or NUM_PROMPTS.get(arguments.what, 2000)
     arguments.sizes = arguments.sizes or SIZES.get(arguments.what)
     if arguments.what != "write":
-        print(f"# {datetime.now().date()}", flush=True)
         machine()
     MEASURES[arguments.what](arguments)
 
