@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from contextlib import closing
 
 import numpy as np
 import psutil
@@ -11,6 +12,7 @@ import pytest
 from si_dagster.engines.base import EngineError, Prompt, SamplingParams
 from si_dagster.engines.process import EngineProcess
 from si_dagster.engines.registry import open_engine
+from si_dagster.engines.replicas import EngineReplicas
 
 pytestmark = pytest.mark.vllm
 
@@ -18,6 +20,8 @@ PROMPTS = [
     Prompt(f"p{i}", text)
     for i, text in enumerate(["?1_3_A", "?__43_12A", "?", "?1_3_B", "hello\nyou", "few-shot " * 7])
 ]
+SMALL = {"max_num_seqs": 64, "kv_cache_bytes": 2**26, "num_threads": 1}
+GREEDY = SamplingParams(temperature=0.0, max_tokens=40)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,29 @@ def test_what_cannot_be_served_says_what_to_change(checkpoint, wide_checkpoint):
         EngineProcess("vllm", wide_checkpoint, {"dtype": "int8"})
     with pytest.raises(EngineError, match="device 'cuda': the installed vLLM runs on cpu"):
         EngineProcess("vllm", wide_checkpoint, {"device": "cuda"})
+
+
+def test_two_engines_draw_as_one(vllm_engine, gathered_checkpoint):
+    sampling = SamplingParams(n=6, max_tokens=20, seed=3)
+    with closing(EngineReplicas("vllm", gathered_checkpoint, SMALL, data_parallel_size=2)) as two:
+        for asked in (sampling, GREEDY):
+            ours, theirs = (engine.generate(PROMPTS, asked) for engine in (two, vllm_engine))
+            assert [[c.text for c in row] for row in ours] == [[c.text for c in row] for row in theirs]
+        assert min(engine.usage().completion_tokens for engine in two._engines) > 0
+        scores = [engine.label_logprobs([p.text for p in PROMPTS], "YN") for engine in (two, vllm_engine)]
+        np.testing.assert_allclose(*scores, atol=1e-4)
+
+
+def test_two_ranks_compute_what_one_computes(vllm_engine, gathered_checkpoint):
+    with closing(EngineProcess("vllm", gathered_checkpoint, {**SMALL, "tensor_parallel_size": 2})) as two:
+        ours, theirs = (engine.generate(PROMPTS, GREEDY) for engine in (two, vllm_engine))
+        assert [[c.text for c in row] for row in ours] == [[c.text for c in row] for row in theirs]
+        labels = ["Y", "N", " no\n"]
+        scores = [engine.label_logprobs([p.text for p in PROMPTS], labels) for engine in (two, vllm_engine)]
+        np.testing.assert_allclose(*scores, atol=1e-3)
+        ranks = [p for p in psutil.Process(two.pid).children(recursive=True) if p.memory_info().rss > 2**28]
+        assert len(ranks) == 2
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
 
 
 # The last: it kills the engine that all share, for another takes half a minute to start.
