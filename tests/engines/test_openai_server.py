@@ -52,6 +52,13 @@ def test_numbers_are_the_policys(engine, transformers_engine):
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
+def test_echoed_prompts_go_in_sorted(told, engine):
+    engine.label_logprobs([f"{q}{'=' * 9}{a}:" for a in "312" for q in "213"], ["Y", "N"])
+    sent = told.asked[-1][2]["prompt"]
+    assert len(sent) == 18
+    assert sent == sorted(sent)
+
+
 def test_cache_hits_the_server_tells_of_are_counted(told, engine):
     told.usage = {"prompt_tokens": 6, "prompt_tokens_details": {"cached_tokens": 4}}
     engine.generate(PROMPTS[:1], SAMPLING)  # 6 tokens

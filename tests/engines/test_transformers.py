@@ -142,6 +142,17 @@ def test_shared_beginnings_are_computed_once(checkpoint):
     engine.close()
 
 
+def test_prompts_are_drawn_from_in_an_order_that_shares_their_beginnings(checkpoint):
+    engine = open_engine("transformers", checkpoint, device="cpu", num_threads=1)
+    texts = [f"{q}{' few-shot' * 4}{a}" for a in range(8) for q in range(8)]  # no neighbours begin alike
+    engine.generate([Prompt(text, text) for text in texts], SamplingParams(n=1, max_tokens=1))
+    usage = engine.usage()
+    # 64 prompts of 38 tokens; read are: 8 beginnings of 37, and the last token of each.
+    assert usage.prompt_tokens == 64 * 38
+    assert usage.prompt_tokens - usage.cached_tokens == 8 * 37 + 64
+    engine.close()
+
+
 def test_samples_that_agree_are_one_row(checkpoint):
     engine = open_engine("transformers", checkpoint, device="cpu", num_threads=1)
     engine.generate(PROMPTS[:1], SamplingParams(n=64, temperature=0.0, max_tokens=20))

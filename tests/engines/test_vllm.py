@@ -83,6 +83,14 @@ def test_a_shared_beginning_is_read_from_the_cache(vllm_engine):
     assert after.num_parameters == before.num_parameters > 10_000
 
 
+def test_requests_go_in_sorted_so_that_neighbours_begin_alike(vllm_engine):
+    before = vllm_engine.usage()
+    texts = [f"{q}{' beginning' * 7}{a}" for a in range(8) for q in range(4)]  # no neighbours begin alike
+    prompts = [Prompt(text, text) for text in texts]  # 72 tokens: two whole blocks of 32
+    vllm_engine.generate(prompts, SamplingParams(n=2, max_tokens=2))
+    assert vllm_engine.usage().cached_tokens - before.cached_tokens >= 4 * 7 * 64
+
+
 def test_samples_of_one_prompt_do_not_count_it_as_cached(vllm_engine):
     """Each finds the prompt that the first has read; that one had to be read."""
     before = vllm_engine.usage()
