@@ -13,7 +13,7 @@ from dagster._core.errors import DagsterInvalidConfigError
 from dagster._core.instance.ref import InstanceRef
 
 from resources.engine import EngineResource
-from si_dagster.engines.process import OWN_ENVIRONMENTS, PACKAGE_ROOT
+from si_dagster.engines.child import OWN_ENVIRONMENTS, PACKAGE_ROOT
 from si_dagster.engines.ray import RayEngine
 from si_dagster.engines.registry import ENGINE_CLASSES
 
