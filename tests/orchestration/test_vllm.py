@@ -9,20 +9,29 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from conftest import MINI, run_cli
 
 from si_dagster.engines.child import engine_python
+from si_dagster.engines.registry import open_engine
+from si_dagster.plan import Plan
+from si_dagster.stages.verifications import verification_chunks
+from si_dagster.study import load_study
+from si_dagster.verification.base import Batch
+from si_dagster.verification.catalogue import load_method
 
 # Half a minute of start-up for each engine, ten times that on a machine with other things to do.
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
-# vLLM has CPU kernels for heads of size 32 and more.
-STUDY = (str(MINI), "models.0.pretrain.num_attention_heads=1")
+# vLLM has CPU kernels for heads of size 32 and more. The mini policy has J = 0, and a gap of 0 in [0, 0].
+ABLE = ("max_steps=400", "hidden_size=64", "num_attention_heads=2")
+STUDY = (str(MINI), *(f"models.0.pretrain.{option}" for option in ABLE), "tasks.0.options.num_blanks=1")
 MEASURED, TRAINED = (*STUDY, "iterations=0"), (*STUDY, "iterations=1")
 GENERATIONS = Path("data/mini/iteration_0/generations/pico|sudoku4")
 SERVE = (
@@ -63,18 +72,24 @@ def fingerprints(home: Path) -> dict[str, str]:
     return {str(file.relative_to(home)): json.loads(file.read_text())["fingerprint"] for file in manifests}
 
 
+@cache
 def gap_row(home: Path, study: tuple[str, ...]) -> dict:
     return json.loads(run_cli(home, "gap", *study, "--json").stdout)[0]
 
 
-def test_same_fingerprints_and_a_gap_within_its_interval(by_transformers: Path, by_vllm: Path) -> None:
+def differ_by_their_draws(mine: dict, other: dict) -> None:
+    """By no more than two independent estimates do, of which each has its interval of 95%."""
+    widths = [(row["gap_high"] - row["gap_low"]) / 2 for row in (mine, other)]
+    assert min(widths) > 0
+    assert abs(mine["gap"] - other["gap"]) <= np.hypot(*widths)
+
+
+def test_same_fingerprints_and_a_gap_that_differs_by_its_draws(by_transformers: Path, by_vllm: Path) -> None:
     ours, theirs = fingerprints(by_vllm), fingerprints(by_transformers)
     assert len(theirs) >= 7
     assert theirs.items() <= ours.items()
     assert any("iteration_1/gap_metrics" in name for name in ours)
-    mine, other = gap_row(by_vllm, TRAINED), gap_row(by_transformers, MEASURED)
-    assert other["gap_low"] <= mine["gap"] <= other["gap_high"]
-    assert mine["gap_low"] <= other["gap"] <= mine["gap_high"]
+    differ_by_their_draws(gap_row(by_vllm, TRAINED), gap_row(by_transformers, MEASURED))
 
 
 @contextmanager
@@ -129,7 +144,47 @@ def generations(home: Path) -> pl.DataFrame:
     return pl.concat(map(pl.read_parquet, parts(home))).sort("generation_id")
 
 
-def test_a_server_killed_in_the_middle_and_started_again(by_transformers: Path, tmp_path: Path) -> None:
+def table(home: Path, stage: str) -> pl.DataFrame:
+    return pl.concat(map(pl.read_parquet, (home / "data/mini").glob(f"**/{stage}/**/part-*.parquet")))
+
+
+def scores_of_transformers(home: Path, policy: Path) -> None:
+    """It scores the stored draws as the server did."""
+    plan = Plan(load_study(MINI))
+    spec = plan.study.verification[0]
+    method, draws = load_method(spec.method), generations(home)
+    with closing(open_engine("transformers", policy, device="cpu", num_threads=1)) as engine:
+        batch = Batch(plan.task("sudoku4"), plan.study.model("pico").style, engine=engine)
+        chunks = verification_chunks(table(home, "prompts"), draws, method, batch, spec, "again", len(draws))
+        again = pl.concat(chunks).sort("verification_id")
+    stored = table(home, "verifications").sort("verification_id")
+    assert stored["verification_id"].to_list() == again["verification_id"].to_list()
+    assert len(stored) == len(draws)
+    scores = stored["proxy_utility"].to_numpy()
+    assert np.std(scores) > 0.01  # a hundred times what they may differ by
+    np.testing.assert_allclose(scores, again["proxy_utility"].to_numpy(), atol=1e-4)
+
+
+def same_logprobs(policy: Path, port: int) -> None:
+    """Labels and sequences, of one token and of several, behind prompts of their own and shared ones."""
+    with (
+        closing(open_engine("openai", policy, base_url=f"http://127.0.0.1:{port}/v1")) as served,
+        closing(open_engine("transformers", policy, device="cpu", num_threads=1)) as reference,
+    ):
+        prompts = [f"V{puzzle}={answer}:" for puzzle in ("1_3_", "__43_12A") for answer in ("", "4", "1234")]
+        labels = ["Y", "N", "correct", " incorrect"]
+        ours, theirs = (engine.label_logprobs(prompts, labels) for engine in (served, reference))
+        assert np.ptp(theirs, axis=0).min() > 0.1  # else scores of the wrong prompt would pass
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+        completions = ["1234", "", "1", "4", "a longer text\nof two lines", "1234" * 4]
+        ours, theirs = (engine.sequence_logprobs(prompts, completions) for engine in (served, reference))
+        np.testing.assert_allclose(ours[0], theirs[0], atol=1e-3)
+        assert ours[1].tolist() == theirs[1].tolist()
+
+
+def test_a_server_killed_in_the_middle_and_started_again(
+    by_transformers: Path, by_vllm: Path, tmp_path: Path
+) -> None:
     home, unbroken = (only_the_base(by_transformers, tmp_path / name) for name in ("home", "unbroken"))
     policy = next((home / "data/mini/base_checkpoint").rglob("config.json")).parent
     port = free_port()
@@ -149,6 +204,7 @@ def test_a_server_killed_in_the_middle_and_started_again(by_transformers: Path, 
     with served(policy, port, tmp_path / "log"):
         done = run_cli(home, *run)
         again = run_cli(unbroken, *run)
+        same_logprobs(policy, port)
     assert done.returncode == again.returncode == 0, done.stdout + done.stderr + again.stdout
     assert kept.items() <= parts(home).items()
     resumed, whole = generations(home), generations(unbroken)
@@ -156,3 +212,6 @@ def test_a_server_killed_in_the_middle_and_started_again(by_transformers: Path, 
     # The server batches by what comes in when, and each shape of a batch rounds in its own way.
     assert resumed["logprob"].to_list() == pytest.approx(whole["logprob"].to_list(), abs=1e-4)
     assert fingerprints(home) == fingerprints(by_transformers)
+    scores_of_transformers(home, policy)
+    # The server draws what vLLM does, so nothing stands between their gaps.
+    assert gap_row(home, MEASURED)["gap"] == pytest.approx(gap_row(by_vllm, TRAINED)["gap"])
