@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import numpy as np
@@ -110,12 +111,16 @@ def test_context_window(vllm_engine):
 
 
 def test_what_cannot_be_served_says_what_to_change(checkpoint, wide_checkpoint):
-    with pytest.raises(EngineError, match=r"heads have size 16.*transformers engine"):
-        EngineProcess("vllm", checkpoint)
-    with pytest.raises(EngineError, match="dtype 'int8' is none of"):
-        EngineProcess("vllm", wide_checkpoint, {"dtype": "int8"})
-    with pytest.raises(EngineError, match="device 'cuda': the installed vLLM runs on cpu"):
-        EngineProcess("vllm", wide_checkpoint, {"device": "cuda"})
+    wanted = {
+        r"heads have size 16.*transformers engine": (checkpoint, {}),
+        "dtype 'int8' is none of": (wide_checkpoint, {"dtype": "int8"}),
+        "device 'cuda': the installed vLLM runs on cpu": (wide_checkpoint, {"device": "cuda"}),
+    }
+    with ThreadPoolExecutor() as threads:
+        refused = {words: threads.submit(EngineProcess, "vllm", *asked) for words, asked in wanted.items()}
+    for words, engine in refused.items():
+        with pytest.raises(EngineError, match=words):
+            engine.result()
 
 
 def test_two_engines_draw_as_one(vllm_engine, gathered_checkpoint):

@@ -89,7 +89,7 @@ def test_an_edited_field_is_shown_and_refused_and_can_be_superseded(home: Path) 
     assert (home / "studies" / "mini.yaml").read_bytes() == copy
     assert "distillation.learning_rate: stored 0.0003, study says 0.001" in " ".join(refused.stderr.split())
 
-    superseded = run_cli(home, "run", str(MINI), override, "--supersede")
+    superseded = run_cli(home, "run", str(MINI), override, "iterations=1", "--supersede")
     assert superseded.returncode == 0, superseded.stdout + superseded.stderr
     kept_aside = list((home / "data" / ".superseded").rglob("manifest.json"))
     assert any("iteration_0/checkpoint" in str(path) for path in kept_aside)
