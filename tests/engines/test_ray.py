@@ -204,8 +204,7 @@ def test_actor_and_engine_end_together_and_the_engine_has_the_gpu_of_its_actor(
 
 
 def engine_on_second_node(cluster: TwoNodes) -> psutil.Process:
-    command = "si_dagster.engines.worker"
-    [found] = [process for process in cluster.second_processes() if command in process.cmdline()]
+    [found] = cluster.engines_of_second_node()
     return found
 
 

@@ -1,8 +1,7 @@
 """A Ray cluster of two nodes on this machine, one of which can be killed."""
 
-import os
-import signal
 import time
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -29,13 +28,22 @@ class TwoNodes:
 
     def wait_for_actor(self) -> None:
         """Until the second node holds one that has opened its engine, which may be long after the first."""
-        while not any(map(is_actor, self.second_processes())):
+        while not (self.engines_of_second_node() and self._has_idle_actor()):
             time.sleep(0.05)
+
+    def _has_idle_actor(self) -> bool:
+        """As Ray titles its workers: with `.open` behind it while it opens its engine."""
+        return any(command_of(process)[:1] == ["ray::Replica"] for process in self.second_processes())
+
+    def engines_of_second_node(self) -> list[psutil.Process]:
+        """The processes of its actors' engines."""
+        return [p for p in self.second_processes() if "si_dagster.engines.worker" in command_of(p)]
 
     def kill_second_node(self) -> None:
         """All its processes at once, as when a machine loses power."""
         for process in self.second_processes():
-            os.kill(process.pid, signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self._cluster.remove_node(self._second, allow_graceful=False)
         self._second = None
 
@@ -48,9 +56,9 @@ class TwoNodes:
         self._cluster.shutdown()
 
 
-def is_actor(process: psutil.Process) -> bool:
-    """Whether it is an actor with nothing to do, as Ray titles its workers."""
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty if it has ended."""
     try:
-        return process.cmdline()[:1] == ["ray::Replica"]
+        return process.cmdline()
     except psutil.NoSuchProcess:
-        return False
+        return []
