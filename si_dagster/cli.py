@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,9 +19,6 @@ from rich.table import Table
 from si_dagster import cli_tasks
 from si_dagster.store.errors import RecipeDrift, StoreError
 from si_dagster.study import StudyError
-
-if TYPE_CHECKING:
-    from si_dagster.runs import Outcome
 
 WIDE = 10_000
 """Columns of what goes to a file or a pipe: none of its lines is broken."""
@@ -129,10 +126,28 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a study from where it is to its end, or to where its gap is closed."""
-    with engine_ahead(study, overrides or [], engine, engine_option or []):
-        outcome = _run_to_its_end(
-            study, overrides or [], engine, chunk_prompts, engine_option, trainer_option, supersede, as_json
-        )
+    settings, scripted = engine_option or [], ["scripted=true"] if engine == "scripted" else []
+    command = _run_command(study, overrides, *(["--engine", engine] if scripted else []))
+    with engine_ahead(study, overrides or [], engine, settings):
+        from resources.engine import EngineResource
+        from resources.store import StoreResource
+        from resources.trainer import TrainerResource, execution_of
+        from si_dagster.runs import find_study, run_study
+
+        resource = EngineResource(kind=engine, chunk_prompts=chunk_prompts).with_settings(settings)
+        try:
+            with _interruptible():
+                outcome = run_study(
+                    find_study(study, [*(overrides or []), *scripted]),
+                    StoreResource(supersede=supersede),
+                    resource,
+                    quiet=as_json,
+                    trainer=TrainerResource(execution=execution_of(trainer_option))
+                    if trainer_option
+                    else None,
+                )
+        except RecipeDrift as drift:
+            raise RecipeDrift(f"{drift}:\n  {command} --supersede", drift.fields) from None
     if as_json:
         _print_json(outcome.to_dict())
         for failure in outcome.failures:
@@ -161,37 +176,6 @@ def engine_ahead(study: str, overrides: list[str], kind: str, settings: list[str
         yield
     finally:
         spare.drop()
-
-
-def _run_to_its_end(
-    study: str,
-    overrides: list[str],
-    engine: str,
-    chunk_prompts: int,
-    engine_option: list[str] | None,
-    trainer_option: list[str] | None,
-    supersede: bool,
-    quiet: bool,
-) -> "Outcome":
-    from resources.engine import EngineResource
-    from resources.store import StoreResource
-    from resources.trainer import TrainerResource, execution_of
-    from si_dagster.runs import find_study, run_study
-
-    scripted = ["scripted=true"] if engine == "scripted" else []
-    resource = EngineResource(kind=engine, chunk_prompts=chunk_prompts).with_settings(engine_option or [])
-    command = _run_command(study, overrides, *(["--engine", engine] if scripted else []))
-    try:
-        with _interruptible():
-            return run_study(
-                find_study(study, [*overrides, *scripted]),
-                StoreResource(supersede=supersede),
-                resource,
-                quiet=quiet,
-                trainer=TrainerResource(execution=execution_of(trainer_option)) if trainer_option else None,
-            )
-    except RecipeDrift as drift:
-        raise RecipeDrift(f"{drift}:\n  {command} --supersede", drift.fields) from None
 
 
 @contextmanager

@@ -5,10 +5,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -40,6 +42,16 @@ def run_cli(home: Path, *arguments: str, **options: object) -> "subprocess.Compl
     return subprocess.run(
         [*CLI, *arguments], cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=500
     )
+
+
+def ended(pid: int, seconds: float = 10.0) -> bool:
+    """Whether a process is gone, or only waits to be buried, within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def replace_rows(plan: "Plan", home: Path, address: "Address", table: "pl.DataFrame") -> None:

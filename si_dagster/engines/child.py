@@ -161,6 +161,11 @@ class Child:
         self.log.close()
 
 
+def may_be_imported_ahead(kind: str, options: Mapping[str, Any]) -> bool:
+    """Whether importing an engine's libraries takes long, and does not depend on its options."""
+    return kind in IMPORTED_AHEAD and not any(name in SETTLED_BY_IMPORT for name in options)
+
+
 class Spare:
     """At most one child that was started ahead and waits for an engine that fits it."""
 
@@ -177,7 +182,7 @@ class Spare:
     def start(self, kind: str, python: str = "", options: Mapping[str, Any] | None = None) -> None:
         """Start a child for an engine to come, where that gains anything; one that is there goes."""
         self.drop()
-        if kind not in IMPORTED_AHEAD or any(name in SETTLED_BY_IMPORT for name in options or {}):
+        if not may_be_imported_ahead(kind, options or {}):
             return
         # What is wrong with its Python is told by the engine that asks for it.
         with self._changing, contextlib.suppress(EngineError):
@@ -186,9 +191,8 @@ class Spare:
     def take(self, kind: str, python: str, options: Mapping[str, Any]) -> Child | None:
         """The child, if it fits and lives: for one engine."""
         with self._changing:
-            if self._child is None or self._fits != (kind, python) or not self._child.is_alive():
-                return None
-            if any(name in SETTLED_BY_IMPORT for name in options):
+            fits = self._fits == (kind, python) and may_be_imported_ahead(kind, options)
+            if self._child is None or not fits or not self._child.is_alive():
                 return None
             child, self._child = self._child, None
             return child

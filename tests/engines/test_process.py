@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import ended
 
 from si_dagster.engines.base import EngineError, Prompt, SamplingParams
 from si_dagster.engines.child import CLOSE_SECONDS, PACKAGE_ROOT
@@ -18,15 +19,6 @@ from si_dagster.engines.process import EngineProcess
 
 PROMPTS = [Prompt("p", "?____3412________A")]
 FORKING_WORKER = Path(__file__).with_name("forking_worker.py")
-
-
-def ended(pid: int, seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
-from conftest import CLI, MINI, ROOT, environment
+from conftest import CLI, MINI, ROOT, ended, environment
 from engines.two_nodes import TwoNodes
 
 from resources.cost_meter import CostMeter
@@ -193,12 +193,12 @@ def test_actor_and_engine_end_together_and_the_engine_has_the_gpu_of_its_actor(
             assert actor is not None
             actor.kill()
             assert engine.generate([PROMPT], SAMPLING) == rows
-            assert ended(process), "it would keep the GPU"
+            assert ended(process.pid, 5.0), "it would keep the GPU"
             engine_on_second_node(cluster).kill()
             assert engine.generate([PROMPT], SAMPLING) == rows
             assert engine.usage().extra["actors_lost"] == 2
             process = engine_on_second_node(cluster)
-        assert ended(process)
+        assert ended(process.pid, 5.0)
     finally:
         cluster.kill_second_node()
 
@@ -206,12 +206,3 @@ def test_actor_and_engine_end_together_and_the_engine_has_the_gpu_of_its_actor(
 def engine_on_second_node(cluster: TwoNodes) -> psutil.Process:
     [found] = cluster.engines_of_second_node()
     return found
-
-
-def ended(process: psutil.Process) -> bool:
-    """Within a few seconds; who must bury it may not."""
-    for _ in range(100):
-        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.05)
-    return False
